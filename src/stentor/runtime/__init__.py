@@ -1,0 +1,1 @@
+"""What every component stands on: configuration, supervised jobs, health, logs, metrics."""

@@ -1,0 +1,257 @@
+"""The configuration: Helm-style values under upstream's names, one typed schema.
+
+Loaded from YAML and ``--set a.b=c``; an unknown key or a wrong value is an error that names the key and the nearest known one.
+Defaults are upstream's except where docs/configuration.md says otherwise.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from stentor.net.address import Prefix
+
+
+class ConfigError(ValueError):
+    """A value that cannot be used; `key` is its dotted path."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}" if key else problem)
+        self.key = key
+        self.problem = problem
+
+
+class Section(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    """A level of the tree."""
+
+
+class Cluster(Section):
+    name: str = "default"
+    id: int = 0
+
+
+class IPFamily(Section):
+    enabled: bool = True
+
+
+class IPv6Family(Section):
+    enabled: bool = False
+
+
+class IPAMOperator(Section):
+    cluster_pool_ipv4_pod_cidr_list: tuple[str, ...] = msgspec.field(
+        default=("10.0.0.0/8",), name="clusterPoolIPv4PodCIDRList"
+    )
+    cluster_pool_ipv4_mask_size: int = msgspec.field(default=24, name="clusterPoolIPv4MaskSize")
+    cluster_pool_ipv6_pod_cidr_list: tuple[str, ...] = msgspec.field(
+        default=("fd00::/104",), name="clusterPoolIPv6PodCIDRList"
+    )
+    cluster_pool_ipv6_mask_size: int = msgspec.field(default=120, name="clusterPoolIPv6MaskSize")
+
+
+class IPAM(Section):
+    mode: Literal["cluster-pool", "kubernetes"] = "cluster-pool"
+    operator: IPAMOperator = IPAMOperator()
+
+
+class BPF(Section):
+    masquerade: bool = True
+    datapath_mode: Literal["veth"] = "veth"
+    enable_tcx: bool = msgspec.field(default=True, name="enableTCX")
+    map_dynamic_size_ratio: float = 0.0025
+    ct_tcp_max: int = 524288
+    ct_any_max: int = 262144
+    nat_max: int = 524288
+    policy_map_max: int = 16384
+    lxc_map_max: int = 65535
+    ipcache_max: int = 512000
+    node_map_max: int = 16384
+    frag_map_max: int = 8192
+
+
+class Prometheus(Section):
+    enabled: bool = True
+    port: int = 9962
+
+
+class Operator(Section):
+    prometheus: Prometheus = Prometheus(port=9963)
+    replicas: int = 1
+    identity_gc_interval: str = msgspec.field(default="15m", name="identityGCInterval")
+    endpoint_gc_interval: str = msgspec.field(default="5m", name="endpointGCInterval")
+
+
+class CNI(Section):
+    exclusive: bool = True
+    log_file: str = "/var/run/cilium/cilium-cni.log"
+
+
+class Debug(Section):
+    enabled: bool = False
+
+
+class ClusterMesh(Section):
+    max_connected_clusters: int = 255
+    use_api_server: bool = msgspec.field(default=False, name="useAPIServer")
+
+
+class Values(Section):
+    """The whole tree. Every field is documented in docs/configuration.md."""
+
+    cluster: Cluster = Cluster()
+    ipv4: IPFamily = IPFamily()
+    ipv6: IPv6Family = IPv6Family()
+    ipam: IPAM = IPAM()
+    bpf: BPF = BPF()
+    routing_mode: Literal["tunnel"] = "tunnel"
+    tunnel_protocol: Literal["vxlan"] = "vxlan"
+    tunnel_port: int = 8472
+    mtu: int = msgspec.field(default=0, name="MTU")
+    devices: tuple[str, ...] = ()
+    kube_proxy_replacement: bool = True
+    enable_ipv4_masquerade: bool = msgspec.field(default=True, name="enableIPv4Masquerade")
+    enable_ipv6_masquerade: bool = msgspec.field(default=True, name="enableIPv6Masquerade")
+    ipv4_native_routing_cidr: str = msgspec.field(default="", name="ipv4NativeRoutingCIDR")
+    ipv6_native_routing_cidr: str = msgspec.field(default="", name="ipv6NativeRoutingCIDR")
+    labels: str = ""
+    policy_enforcement_mode: Literal["default", "always", "never"] = "default"
+    identity_change_grace_period: str = "5s"
+    cni: CNI = CNI()
+    prometheus: Prometheus = Prometheus()
+    operator: Operator = Operator()
+    clustermesh: ClusterMesh = ClusterMesh()
+    debug: Debug = Debug()
+
+
+_CLUSTER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
+
+
+def load(
+    files: Iterable[str | Path] = (), settings: Iterable[str] = (), base: Mapping[str, Any] | None = None
+) -> Values:
+    """Values from YAML files, later ones over earlier ones, then ``a.b=c`` settings. ConfigError names the wrong key."""
+    tree: dict[str, Any] = dict(base or {})
+    for file in files:
+        tree = merge(tree, read_yaml(Path(file)))
+    for setting in settings:
+        tree = merge(tree, parse_setting(setting))
+    return parse(tree)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping; ConfigError with the file's name and line when it is not one."""
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError("", f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError("", f"{path}: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError("", f"{path}: values are a mapping, not {type(loaded).__name__}")
+    return loaded
+
+
+def parse_setting(text: str) -> dict[str, Any]:
+    """One ``a.b=c`` as a tree; the value is read as YAML (``true``, ``3``, ``[a, b]``)."""
+    path, equals, value = text.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise ConfigError("", f"--set {text!r} is not of the form a.b=c")
+    try:
+        tree: Any = yaml.safe_load(value) if value else ""
+    except yaml.YAMLError as error:
+        raise ConfigError(path, f"{value!r} is not YAML: {error}") from error
+    for key in reversed(keys):
+        tree = {key: tree}
+    return dict(tree)
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `under`, level by level; lists and scalars replace."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def parse(tree: Mapping[str, Any]) -> Values:
+    """A tree as typed, checked values."""
+    known = list(paths(Values))
+    for path in _unknown(tree, Values, ""):
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+        raise ConfigError(path, "unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+    try:
+        values = msgspec.convert(tree, Values)
+    except msgspec.ValidationError as error:
+        problem, _, where = str(error).partition(" - at `$")
+        raise ConfigError(where.strip(".`"), problem) from error
+    check(values)
+    return values
+
+
+def paths(section: type[msgspec.Struct], above: str = "") -> Iterator[str]:
+    """Dotted paths of every key of the schema."""
+    for field in msgspec.structs.fields(section):
+        path = above + field.encode_name
+        yield path
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from paths(field.type, path + ".")
+
+
+def _unknown(tree: Mapping[str, Any], section: type[msgspec.Struct], above: str) -> Iterator[str]:
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(section)}
+    for key, value in tree.items():
+        if key not in fields:
+            yield f"{above}{key}"
+        elif isinstance(value, Mapping) and isinstance(fields[key], type) and issubclass(fields[key], msgspec.Struct):
+            yield from _unknown(value, fields[key], f"{above}{key}.")
+
+
+def check(values: Values) -> None:
+    """What types cannot say; raises ConfigError for the first thing wrong."""
+    if not _CLUSTER_NAME.fullmatch(values.cluster.name):
+        raise ConfigError(
+            "cluster.name", f"{values.cluster.name!r}: lower case letters, digits and '-', at most 32 characters"
+        )
+    most = values.clustermesh.max_connected_clusters
+    if most not in (255, 511):
+        raise ConfigError("clustermesh.maxConnectedClusters", f"{most}: 255 or 511")
+    if not 0 <= values.cluster.id <= most:
+        raise ConfigError("cluster.id", f"{values.cluster.id}: from 0 to {most}")
+    if not (values.ipv4.enabled or values.ipv6.enabled):
+        raise ConfigError("ipv4.enabled", "at least one of ipv4.enabled and ipv6.enabled has to be true")
+    if not values.bpf.masquerade and (values.enable_ipv4_masquerade or values.enable_ipv6_masquerade):
+        raise ConfigError("bpf.masquerade", "false is refused while masquerading is on: there is no iptables mode")
+    if not values.kube_proxy_replacement:
+        raise ConfigError("kubeProxyReplacement", "false is refused: there is no other proxy")
+    _check_pools(values.ipam.operator)
+    for name, port in (("tunnelPort", values.tunnel_port), ("prometheus.port", values.prometheus.port)):
+        if not 0 < port < 65536:
+            raise ConfigError(name, f"{port}: from 1 to 65535")
+
+
+def _check_pools(pools: IPAMOperator) -> None:
+    for version, cidrs, mask in (
+        (4, pools.cluster_pool_ipv4_pod_cidr_list, pools.cluster_pool_ipv4_mask_size),
+        (6, pools.cluster_pool_ipv6_pod_cidr_list, pools.cluster_pool_ipv6_mask_size),
+    ):
+        above = "ipam.operator.clusterPoolIPv"
+        for index, text in enumerate(cidrs):
+            key = f"{above}{version}PodCIDRList[{index}]"
+            try:
+                prefix = Prefix.parse(text, strict=True)
+            except ValueError as error:
+                raise ConfigError(key, str(error)) from error
+            if prefix.family != version:
+                raise ConfigError(key, f"{text} is not IPv{version}")
+            if not prefix.length <= mask <= (32 if version == 4 else 128):
+                raise ConfigError(f"{above}{version}MaskSize", f"/{mask} does not fit into {text}")
