@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 import yaml
@@ -31,20 +31,20 @@ class Section(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields
     """A level of the tree."""
 
 
-class Cluster(Section):
+class Cluster(Section, frozen=True):
     name: str = "default"
     id: int = 0
 
 
-class IPFamily(Section):
+class IPFamily(Section, frozen=True):
     enabled: bool = True
 
 
-class IPv6Family(Section):
+class IPv6Family(Section, frozen=True):
     enabled: bool = False
 
 
-class IPAMOperator(Section):
+class IPAMOperator(Section, frozen=True):
     cluster_pool_ipv4_pod_cidr_list: tuple[str, ...] = msgspec.field(
         default=("10.0.0.0/8",), name="clusterPoolIPv4PodCIDRList"
     )
@@ -55,12 +55,12 @@ class IPAMOperator(Section):
     cluster_pool_ipv6_mask_size: int = msgspec.field(default=120, name="clusterPoolIPv6MaskSize")
 
 
-class IPAM(Section):
+class IPAM(Section, frozen=True):
     mode: Literal["cluster-pool", "kubernetes"] = "cluster-pool"
     operator: IPAMOperator = IPAMOperator()
 
 
-class BPF(Section):
+class BPF(Section, frozen=True):
     masquerade: bool = True
     datapath_mode: Literal["veth"] = "veth"
     enable_tcx: bool = msgspec.field(default=True, name="enableTCX")
@@ -75,33 +75,33 @@ class BPF(Section):
     frag_map_max: int = 8192
 
 
-class Prometheus(Section):
+class Prometheus(Section, frozen=True):
     enabled: bool = True
     port: int = 9962
 
 
-class Operator(Section):
+class Operator(Section, frozen=True):
     prometheus: Prometheus = Prometheus(port=9963)
     replicas: int = 1
     identity_gc_interval: str = msgspec.field(default="15m", name="identityGCInterval")
     endpoint_gc_interval: str = msgspec.field(default="5m", name="endpointGCInterval")
 
 
-class CNI(Section):
+class CNI(Section, frozen=True):
     exclusive: bool = True
     log_file: str = "/var/run/cilium/cilium-cni.log"
 
 
-class Debug(Section):
+class Debug(Section, frozen=True):
     enabled: bool = False
 
 
-class ClusterMesh(Section):
+class ClusterMesh(Section, frozen=True):
     max_connected_clusters: int = 255
     use_api_server: bool = msgspec.field(default=False, name="useAPIServer")
 
 
-class Values(Section):
+class Values(Section, frozen=True):
     """The whole tree. Every field is documented in docs/configuration.md."""
 
     cluster: Cluster = Cluster()
@@ -193,7 +193,9 @@ def parse(tree: Mapping[str, Any]) -> Values:
         values = msgspec.convert(tree, Values)
     except msgspec.ValidationError as error:
         problem, _, where = str(error).partition(" - at `$")
-        raise ConfigError(where.strip(".`"), problem) from error
+        key = where.strip(".`")
+        choices = _choices(key)
+        raise ConfigError(key, f"{problem}; it is one of {', '.join(choices)}" if choices else problem) from error
     check(values)
     return values
 
@@ -214,6 +216,16 @@ def _unknown(tree: Mapping[str, Any], section: type[msgspec.Struct], above: str)
             yield f"{above}{key}"
         elif isinstance(value, Mapping) and isinstance(fields[key], type) and issubclass(fields[key], msgspec.Struct):
             yield from _unknown(value, fields[key], f"{above}{key}.")
+
+
+def _choices(path: str) -> tuple[str, ...]:
+    """What a key of a closed set may be; empty for every other key."""
+    kind: Any = Values
+    for name in path.split("."):
+        kind = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}.get(name)
+        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            break
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def check(values: Values) -> None:
