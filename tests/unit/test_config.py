@@ -1,0 +1,66 @@
+"""Configuration: layers of values, and errors that name the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stentor.runtime.config import ConfigError, load
+
+
+def test_later_values_win_level_by_level(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("cluster: {name: one, id: 1}\nMTU: 1400\n")
+    second.write_text("cluster: {id: 2}\n")
+    values = load([first, second], ["ipv6.enabled=true"])
+    assert (values.cluster.name, values.cluster.id, values.mtu, values.ipv6.enabled) == ("one", 2, 1400, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "says"),
+    [
+        ("ipma.mode=x", "ipma", "did you mean ipam?"),
+        ("bpf.ctTcpMx=3", "bpf.ctTcpMx", "did you mean bpf.ctTcpMax?"),
+        ("ipam.mode=eni", "ipam.mode", "cluster-pool, kubernetes"),
+        ("cluster.id=abc", "cluster.id", "Expected `int`"),
+        ("cluster.id=256", "cluster.id", "from 0 to 255"),
+        ("cluster.name=Upper", "cluster.name", "lower case"),
+        ("bpf.masquerade=false", "bpf.masquerade", "no iptables mode"),
+        ("kubeProxyReplacement=false", "kubeProxyReplacement", "no other proxy"),
+        ("ipv4.enabled=false", "ipv4.enabled", "at least one"),
+        ("clustermesh.maxConnectedClusters=300", "clustermesh.maxConnectedClusters", "255 or 511"),
+        (
+            "ipam.operator.clusterPoolIPv4PodCIDRList=[10.1.2.3/8]",
+            "ipam.operator.clusterPoolIPv4PodCIDRList[0]",
+            "host bits",
+        ),
+        (
+            "ipam.operator.clusterPoolIPv6PodCIDRList=[10.0.0.0/8]",
+            "ipam.operator.clusterPoolIPv6PodCIDRList[0]",
+            "not IPv6",
+        ),
+        ("ipam.operator.clusterPoolIPv4MaskSize=7", "ipam.operator.clusterPoolIPv4MaskSize", "does not fit"),
+        ("tunnelPort=70000", "tunnelPort", "from 1 to 65535"),
+    ],
+)
+def test_a_wrong_value_names_its_key(setting: str, key: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(settings=[setting])
+    assert caught.value.key == key
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["novalue", "=x", "a..b=1"])
+def test_a_setting_has_the_form_a_b_c(setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not of the form a\.b=c"):
+        load(settings=[setting])
+
+
+def test_a_file_that_is_no_mapping_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text("- a\n")
+    with pytest.raises(ConfigError, match=r"values\.yaml: values are a mapping"):
+        load([file])
+    with pytest.raises(ConfigError, match="No such file"):
+        load([tmp_path / "none.yaml"])
