@@ -13,7 +13,7 @@ setup:
 
 ## two clusters in namespaces, manifests applied by kubectl, traffic through our datapath, a summary
 demo: setup
-	@$(PY) -m stentor.demo
+	@$(PY) tools/demo.py
 
 ## what CI runs first: linters' contracts and every test of the default tier
 test: setup
