@@ -68,7 +68,8 @@ def table(title: str, unit: str, samples: Mapping[str, Sequence[float]], ours: s
 
 def machine() -> dict[str, object]:
     """What the figures were measured on."""
-    model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
     return {
         "kernel": platform.release(),
         "cpu": model,

@@ -1,0 +1,92 @@
+"""What a test run must not leave behind: `leaks.py save FILE` before it, `leaks.py check FILE` after it.
+
+Compares mounts, named network namespaces, cgroups and what is pinned in BPF file systems, and looks for processes that carry the
+run's mark (STENTOR_TEST_RUN) in their environment. Exit 1 when something is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+GRACE_S = 10.0  # dying namespaces and cgroups go a moment after their last process
+
+
+def mounts() -> list[str]:
+    """Mount point and type of every mount of this namespace."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        found.append(f"mount {fields[4]} ({fields[fields.index('-') + 1]})")
+    return found
+
+
+def namespaces() -> list[str]:
+    folder = Path("/run/netns")
+    return [f"namespace {entry.name}" for entry in folder.iterdir()] if folder.is_dir() else []
+
+
+def roots(kind: str) -> list[str]:
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [fields[4] for fields in lines if fields[fields.index("-") + 1] == kind]
+
+
+def cgroups() -> list[str]:
+    return [f"cgroup {path}" for root in roots("cgroup2") for path, _, _ in os.walk(root) if path != root]
+
+
+def pins() -> list[str]:
+    return [
+        f"pin {path}/{name}"
+        for root in roots("bpf")
+        for path, _, names in os.walk(root)
+        for name in names
+        if not name.endswith(".debug")
+    ]
+
+
+def processes(mark: str) -> list[str]:
+    """Processes of the marked run, but not this one's own ancestors."""
+    own = set()
+    pid = os.getpid()
+    while pid > 1:
+        own.add(pid)
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) in own:
+            continue
+        try:
+            if f"STENTOR_TEST_RUN={mark}\0".encode() in (folder / "environ").read_bytes():
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found.append(f"process {folder.name}: {command[:100]}")
+        except OSError:
+            continue
+    return found
+
+
+def snapshot() -> set[str]:
+    return {*mounts(), *namespaces(), *cgroups(), *pins()}
+
+
+def main(action: str, file: str) -> int:
+    if action == "save":
+        Path(file).write_text(json.dumps(sorted(snapshot())))
+        return 0
+    before, mark = set(json.loads(Path(file).read_text())), os.environ.get("STENTOR_TEST_RUN", "")
+    deadline = time.monotonic() + GRACE_S
+    while True:
+        left = sorted(snapshot() - before) + (processes(mark) if mark else [])
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    for what in left:
+        print(f"left behind: {what}", file=sys.stderr)
+    return bool(left)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:3]))
