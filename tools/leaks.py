@@ -1,7 +1,8 @@
 """What a test run must not leave behind: `leaks.py save FILE` before it, `leaks.py check FILE` after it.
 
-Compares mounts, named network namespaces, cgroups and what is pinned in BPF file systems, and looks for processes that carry the
-run's mark (STENTOR_TEST_RUN) in their environment. Exit 1 when something is left.
+Compares mounts, named network namespaces, cgroups and what is pinned in BPF file systems, and looks for processes that carry
+the run's mark (STENTOR_TEST_RUN) in their environment. Exit 1 when something is left. While another run is under way nobody
+can tell whose a mount is: then only processes are looked at, and that is said.
 """
 
 from __future__ import annotations
@@ -48,9 +49,12 @@ def pins() -> list[str]:
     ]
 
 
-def processes(mark: str) -> list[str]:
-    """Processes of the marked run, but not this one's own ancestors."""
-    own = set()
+_MARK = b"STENTOR_TEST_RUN="
+
+
+def processes(mark: str) -> tuple[list[str], bool]:
+    """Processes of the marked run, but not this one's own ancestors; and whether there are processes of another run."""
+    own, others = set(), False
     pid = os.getpid()
     while pid > 1:
         own.add(pid)
@@ -60,12 +64,17 @@ def processes(mark: str) -> list[str]:
         if not folder.name.isdigit() or int(folder.name) in own:
             continue
         try:
-            if f"STENTOR_TEST_RUN={mark}\0".encode() in (folder / "environ").read_bytes():
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                found.append(f"process {folder.name}: {command[:100]}")
+            marks = [each for each in (folder / "environ").read_bytes().split(b"\0") if each.startswith(_MARK)]
+            if not marks:
+                continue
+            if marks[0] != _MARK + mark.encode():
+                others = True
+                continue
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            found.append(f"process {folder.name}: {command[:100]}")
         except OSError:
             continue
-    return found
+    return found, others
 
 
 def snapshot() -> set[str]:
@@ -79,10 +88,13 @@ def main(action: str, file: str) -> int:
     before, mark = set(json.loads(Path(file).read_text())), os.environ.get("STENTOR_TEST_RUN", "")
     deadline = time.monotonic() + GRACE_S
     while True:
-        left = sorted(snapshot() - before) + (processes(mark) if mark else [])
+        running, others = processes(mark)
+        left = running if others else sorted(snapshot() - before) + running
         if not left or time.monotonic() > deadline:
             break
         time.sleep(0.2)
+    if others:
+        print("another test run is under way: only processes were looked for", file=sys.stderr)
     for what in left:
         print(f"left behind: {what}", file=sys.stderr)
     return bool(left)
