@@ -1,0 +1,1 @@
+"""The operator, one leader a cluster: CRDs, pod CIDRs of nodes, identities, garbage collection. Its state is the API's."""

@@ -9,17 +9,21 @@ from stentor.state import Column, Table
 
 
 class IdentityRow(msgspec.Struct, frozen=True):
-    """An allocated identity. Two numbers may carry the same labels for a while; the lower one wins."""
+    """An allocated identity. Two numbers may carry the same labels for a while; the lower one wins.
+
+    `unused_since` (Unix time) is garbage collection's mark: no pod has carried these labels since then.
+    """
 
     id: int
     labels: Labels
     source: str = "custom-resource"
+    unused_since: float | None = None
 
 
-def identities() -> Table[int, IdentityRow]:
+def identities(name: str = "identities") -> Table[int, IdentityRow]:
     """By number."""
     return Table(
-        "identities",
+        name,
         lambda row: row.id,
         indexes={"labels": lambda row: (row.labels,)},
         columns=(

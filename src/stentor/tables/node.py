@@ -18,6 +18,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     encrypt_key: int = 0
     is_local: bool = False
     source: str = "custom-resource"
+    operator_error: str = ""
 
     def addresses_of(self, kind: str) -> tuple[Addr, ...]:
         return tuple(addr for each, addr in self.addresses if each == kind)
@@ -25,6 +26,14 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     def address(self, kind: str, family: int) -> Addr | None:
         """The first address of a type and family (4 or 6)."""
         return next((addr for addr in self.addresses_of(kind) if addr.family == family), None)
+
+
+class NodePrefixes(msgspec.Struct, frozen=True):
+    """The pod CIDRs that the operator gives to a node, and what kept it from giving more."""
+
+    name: str
+    pod_cidrs: tuple[Prefix, ...]
+    error: str = ""
 
 
 class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,3 +64,16 @@ def nodes() -> Table[tuple[str, str], Node]:
 def node_addresses() -> Table[Addr, NodeAddress]:
     """Desired rows of the node map, by outer address."""
     return Table("node-addresses", lambda row: row.addr)
+
+
+def node_prefixes() -> Table[str, NodePrefixes]:
+    """By node name."""
+    return Table(
+        "node-prefixes",
+        lambda row: row.name,
+        columns=(
+            Column("NODE", lambda row: row.name),
+            Column("POD CIDRS", lambda row: ", ".join(map(str, row.pod_cidrs))),
+            Column("ERROR", lambda row: row.error),
+        ),
+    )
