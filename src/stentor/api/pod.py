@@ -163,8 +163,17 @@ class SecurityContext(Value, frozen=True, kw_only=True):
     privileged: bool = False
     run_as_user: int | None = None
     run_as_group: int | None = None
+    run_as_non_root: bool | None = None
+    allow_privilege_escalation: bool | None = None
     read_only_root_filesystem: bool = False
     capabilities: Capabilities = Capabilities()
+
+
+class Sysctl(Value, frozen=True, kw_only=True):
+    """A kernel setting of the pod's namespaces."""
+
+    name: str
+    value: str
 
 
 class PodSecurityContext(Value, frozen=True, kw_only=True):
@@ -172,7 +181,10 @@ class PodSecurityContext(Value, frozen=True, kw_only=True):
 
     run_as_user: int | None = None
     run_as_group: int | None = None
+    run_as_non_root: bool | None = None
     fs_group: int | None = None
+    supplemental_groups: tuple[int, ...] = ()
+    sysctls: tuple[Sysctl, ...] = ()
 
 
 class ResourceRequirements(Value, frozen=True, kw_only=True):
@@ -331,6 +343,39 @@ class ReadinessGate(Value, frozen=True, kw_only=True):
     condition_type: str
 
 
+class NodeRequirement(Value, frozen=True, kw_only=True):
+    """One expression about a node's labels or fields: In, NotIn, Exists, DoesNotExist, Gt or Lt."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+class NodeTerm(Value, frozen=True, kw_only=True):
+    """All expressions must hold; a term without any matches nothing."""
+
+    match_expressions: tuple[NodeRequirement, ...] = ()
+    match_fields: tuple[NodeRequirement, ...] = ()
+
+
+class NodeSelector(Value, frozen=True, kw_only=True):
+    """One of the terms must match."""
+
+    node_selector_terms: tuple[NodeTerm, ...] = ()
+
+
+class NodeAffinity(Value, frozen=True, kw_only=True):
+    """Which nodes a pod may be placed on; preferences are not read."""
+
+    required_during_scheduling_ignored_during_execution: NodeSelector | None = None
+
+
+class Affinity(Value, frozen=True, kw_only=True):
+    """Where to place a pod."""
+
+    node_affinity: NodeAffinity | None = None
+
+
 class PodSpec(Value, frozen=True, kw_only=True):
     """What to run, where and how."""
 
@@ -339,6 +384,7 @@ class PodSpec(Value, frozen=True, kw_only=True):
     volumes: tuple[Volume, ...] = ()
     node_name: str = ""
     node_selector: dict[str, str] = {}
+    affinity: Affinity | None = None
     tolerations: tuple[Toleration, ...] = ()
     scheduler_name: str = "default-scheduler"
     restart_policy: str = "Always"

@@ -17,7 +17,16 @@ from stentor.lab.runner import machine
 _SUBSCRIPT: Final = re.compile(r"metadata\.(labels|annotations)\['([^']*)'\]")
 _QUANTITY: Final = re.compile(r"([+-]?\d+(?:\.\d*)?|\.\d+)([a-zA-Z]*)")
 _SUFFIXES: Final = {
-    "": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
+    "": 1.0,
+    "n": 1e-9,
+    "u": 1e-6,
+    "m": 1e-3,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "P": 1e15,
+    "E": 1e18,
     **{f"{prefix}i": 1024.0**power for power, prefix in enumerate("KMGTPE", 1)},
 }
 
