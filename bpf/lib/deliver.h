@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Where a packet goes that may go: into a pod of this node, or into the overlay. */
+#pragma once
+#include "../maps/endpoints.h"
+#include "../maps/ipcache.h"
+#include "config.h"
+#include "packet.h"
+#include "verdict.h"
+
+/* Under PROG_TEST_RUN nobody sees where a redirect goes, but the context comes back. */
+static __always_inline void show_target(struct __sk_buff *skb, __u32 ifindex)
+{
+	if (config.test)
+		skb->mark = ifindex;
+}
+
+static __always_inline int deliver_locally(struct __sk_buff *skb, const struct endpoint *to)
+{
+	__u32 ifindex = to->ifindex;
+	__u8 mac[ETH_ALEN];
+	struct ethhdr *eth;
+
+	__builtin_memcpy(mac, to->mac, ETH_ALEN);
+	eth = header_at(skb, 0, sizeof(*eth));
+	if (!eth)
+		return DROP_INVALID;
+	__builtin_memcpy(eth->h_dest, mac, ETH_ALEN); /* for bridges and virtual machines inside a pod */
+	__builtin_memcpy(eth->h_source, mac, ETH_ALEN);
+	show_target(skb, ifindex);
+	return bpf_redirect_peer(ifindex, 0);
+}
+
+static __always_inline int encapsulate(struct __sk_buff *skb, const struct ipcache_entry *to, __u32 identity)
+{
+	struct bpf_tunnel_key key = { .tunnel_id = identity, .tunnel_ttl = 64 };
+	__u64 flags = BPF_F_ZERO_CSUM_TX;
+
+	if (addr_is_v4(&to->tunnel)) {
+		key.remote_ipv4 = bpf_ntohl(to->tunnel.w[3]); /* host order, unlike remote_ipv6 */
+	} else {
+		__builtin_memcpy(key.remote_ipv6, &to->tunnel, sizeof(to->tunnel));
+		flags = BPF_F_TUNINFO_IPV6;
+	}
+	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags))
+		return DROP_WRITE_ERROR;
+	show_target(skb, config.overlay_ifindex);
+	if (config.test) {
+		skb->cb[0] = identity;
+		skb->cb[1] = to->tunnel.w[0];
+		skb->cb[2] = to->tunnel.w[1];
+		skb->cb[3] = to->tunnel.w[2];
+		skb->cb[4] = to->tunnel.w[3];
+	}
+	return bpf_redirect(config.overlay_ifindex, 0);
+}

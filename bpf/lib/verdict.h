@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Verdicts: OK, or the negative of upstream's drop code. datapath/verdict.py holds the same table for user space. */
+#pragma once
+
+enum verdict {
+	OK = 0,
+	DROP_INVALID_SOURCE = -132,
+	DROP_POLICY = -133,
+	DROP_INVALID = -134,
+	DROP_UNKNOWN_L3 = -139,
+	DROP_WRITE_ERROR = -141,
+	DROP_UNKNOWN_L4 = -142,
+	DROP_UNKNOWN_ICMP4_TYPE = -144,
+	DROP_UNKNOWN_ICMP6_TYPE = -146,
+	DROP_NO_TUNNEL_KEY = -147,
+	DROP_UNROUTABLE = -151,
+	DROP_CT_CREATE_FAILED = -155,
+	DROP_INVALID_EXTENSION = -156,
+	DROP_FRAGMENT_UNSUPPORTED = -157,
+	DROP_NO_TUNNEL_ENDPOINT = -160,
+	DROP_NAT_NO_MAPPING = -167,
+	DROP_NAT_UNSUPPORTED_PROTOCOL = -168,
+	DROP_ENCAPSULATION_PROHIBITED = -170,
+	DROP_INVALID_IDENTITY = -171,
+	DROP_UNKNOWN_SENDER = -172,
+	DROP_FRAGMENT_NOT_FOUND = -175,
+	DROP_FORBIDDEN_ICMP6 = -176,
+	DROP_POLICY_DENY = -181,
+	DROP_NO_POLICY = -203,
+};
+
+/* As in upstream's metrics and events. */
+enum direction { INGRESS = 1, EGRESS = 2 };

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Ports of a datagram's first fragment, for the later ones. Written by the programs only. */
+#pragma once
+#include "../lib/addr.h"
+#include "../lib/limits.h"
+
+struct fragment_key {
+	struct addr src, dst;
+	__be32 id; /* IPv4: 16 bits of it */
+	__u8 proto, pad[3];
+};
+ASSERT_SIZE(struct fragment_key, 40);
+
+struct fragment {
+	__be16 sport, dport;
+	__u8 icmp_type, pad[3];
+};
+ASSERT_SIZE(struct fragment, 8);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+	__uint(max_entries, FRAGMENTS_MAX);
+	PINNED;
+} fragments SEC(".maps");

@@ -1,0 +1,149 @@
+"""The datapath of one node: its programs, maps and links, made or taken over from the agent that was here before.
+
+Everything is pinned, so traffic goes on when this process ends. A program's pin is named by a digest of all that it was made
+from (object, configuration, maps): what is pinned already is not loaded again, and what differs is swapped in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Self
+
+from stentor.datapath.attachment import HOOKS, Clsact, Device, Tcx
+from stentor.datapath.config import DatapathConfig
+from stentor.datapath.maps import ENDPOINT, MAPS
+from stentor.datapath.names import Pins
+from stentor.datapath.object import Object, read_objects
+from stentor.datapath.store import Store
+from stentor.sys.bpf import Map, MapSpec, get_pinned, pin
+from stentor.sys.netlink import Message
+
+
+class Datapath:
+    """Programs and maps of a node. Used from one thread, in the node's network namespace: ifindexes are resolved there."""
+
+    def __init__(self, pins: Pins, store: Store, objects: Mapping[str, Object], config: DatapathConfig) -> None:
+        self._pins, self._store, self._objects = pins, store, objects
+        self.config = config
+        self.programs: dict[str, int] = {}
+        self.statistics: dict[str, str] = {}
+        self._clsact, self._tcx = Clsact(self.programs), Tcx(self.programs, pins)
+        self._has_tcx = True
+
+    @classmethod
+    def load(
+        cls,
+        pins: Pins,
+        config: DatapathConfig,
+        *,
+        limits: Mapping[str, int] | None = None,
+        objects: Mapping[str, Object] | None = None,
+    ) -> Self:
+        """Make or take over maps and programs, and swap whatever is attached to the new programs.
+
+        `limits` overrides map capacities by the names in `MAPS[…].limit`. MapLayoutChanged, StaleObject, VerifierError.
+        """
+        pins.make()
+        objects = objects or read_objects()
+        store = Store(pins)
+        store.open(_wanted_maps(objects, limits or {}))
+        self = cls(pins, store, objects, config)
+        self.swap(config)
+        store.settle()
+        return self
+
+    @property
+    def maps(self) -> Mapping[str, Map]:
+        return self._store.maps
+
+    def swap(self, config: DatapathConfig) -> None:
+        """Run programs of this configuration from now on, on every device that has some; no packet is lost meanwhile."""
+        self.config = config
+        wanted = {name: self._digest(found) for found in self._objects.values() for name in found.programs}
+        old = self.programs.copy()
+        is_new = False
+        for found in self._objects.values():
+            is_new |= self._load(found, wanted)
+        if is_new:
+            self._tcx.swap()
+            self._clsact.swap(self._pod_devices(), HOOKS[Device.POD])
+        self._prune(wanted)
+        for fd in old.values():
+            os.close(fd)
+
+    def _load(self, found: Object, wanted: Mapping[str, str]) -> bool:
+        """Programs of one object, from their pins where these exist; whether any was loaded."""
+        missing = []
+        for name in found.programs:
+            try:
+                self.programs[name] = get_pinned(self._pins.program(name, wanted[name]))
+            except FileNotFoundError:
+                missing.append(name)
+        if missing:
+            loaded = found.load(self.config.pack(), self._store.maps)
+            for name in missing:
+                self.programs[name] = loaded.program(name)
+                pin(self.programs[name], self._pins.program(name, wanted[name]))
+            self.statistics |= loaded.statistics
+        return bool(missing)
+
+    def _digest(self, found: Object) -> str:
+        ids = repr([(name, self._store.maps[name].id) for name in sorted(found.definitions)])
+        return hashlib.sha256(found.raw + self.config.pack() + ids.encode()).hexdigest()[:16]
+
+    def _prune(self, wanted: Mapping[str, str]) -> None:
+        keep = {self._pins.program(name, digest) for name, digest in wanted.items()}
+        for path in self._pins.programs.iterdir():
+            if path not in keep:
+                path.unlink()
+
+    def _pod_devices(self) -> set[int]:
+        return {ENDPOINT.unpack(value)[0] for _, value in self.maps["endpoints"].items()}
+
+    def attach_endpoint(self, ifindex: int) -> None:
+        """The host end of a pod's veth. Its row in `endpoints` comes first: programs know devices by it."""
+        self._clsact.attach(ifindex, HOOKS[Device.POD])
+
+    def endpoint_messages(self, ifindex: int) -> tuple[Message, ...]:
+        """The same as netlink messages, for a caller who sends them together with those that make the device."""
+        return self._clsact.messages(ifindex, HOOKS[Device.POD])
+
+    def attach_overlay(self, ifindex: int) -> None:
+        """The VXLAN device; `config.overlay_ifindex` must be it."""
+        self._attach(ifindex, Device.OVERLAY)
+
+    def attach_host(self, ifindex: int) -> None:
+        """The device into which routes send the host's packets for other nodes' pods (cilium_host)."""
+        self._attach(ifindex, Device.HOST)
+
+    def attach_uplink(self, ifindex: int) -> None:
+        """A device that leads out of the cluster. `uplinks` holds the addresses to masquerade with."""
+        self._attach(ifindex, Device.UPLINK)
+
+    def _attach(self, ifindex: int, device: Device) -> None:
+        self._tcx.attach(ifindex, HOOKS[device])
+
+    def detach(self, ifindex: int) -> None:
+        """Remove every program from a device."""
+        for hooks in HOOKS.values():
+            self._tcx.detach(ifindex, hooks)
+        self._clsact.detach(ifindex)
+
+    def close(self) -> None:
+        """Let go of file descriptors; what is pinned stays."""
+        for fd in self.programs.values():
+            os.close(fd)
+        self.programs.clear()
+        self._store.close()
+
+
+def _wanted_maps(objects: Mapping[str, Object], limits: Mapping[str, int]) -> dict[str, MapSpec]:
+    wanted: dict[str, MapSpec] = {}
+    for found in objects.values():
+        for name in found.definitions:
+            layout = MAPS.get(name)
+            most = limits.get(layout.limit) if layout and layout.limit else None
+            wanted.setdefault(name, found.map_spec(name, most))
+    return wanted

@@ -1,0 +1,172 @@
+"""The compiled objects of `bpf/`: which maps they want and how their programs are loaded."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import struct
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from stentor.datapath.errors import StaleObject, VerifierError
+from stentor.sys.bpf import (
+    F_RDONLY_PROG,
+    Map,
+    MapSpec,
+    MapType,
+    ProgramSpec,
+    ProgramType,
+    load_btf,
+    load_program,
+)
+from stentor.sys.btf import Btf, MapDefinition, finish_btf, line_info
+from stentor.sys.elf import EXECUTABLE, read_elf
+
+OBJECTS: Final = Path(__file__).parent / "objects"
+SOURCES: Final = Path(__file__).parents[3] / "bpf"
+NAMES: Final = ("pod", "overlay", "host")
+_PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE = 1, 2
+_STATISTICS, _FULL_LOG = 4, 1
+_LOG_BYTES: Final = 1 << 16
+_FULL_LOG_BYTES: Final = 16 << 20
+
+
+def source_hash(sources: Path) -> str:
+    """The hash that bpf/Makefile puts into objects: names and contents of the sources, the flags among them."""
+    files = sorted(path for pattern in ("prog/*.c", "lib/*.h", "maps/*.h") for path in sources.glob(pattern))
+    digest = hashlib.sha256()
+    for path in (*files, sources / "Makefile"):
+        digest.update(f"{path.relative_to(sources)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+class Object:
+    """One object file. Reading it has no effect on the kernel."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.raw = path.read_bytes()
+        except FileNotFoundError:
+            raise StaleObject(str(path), "is missing") from None
+        self.elf = read_elf(self.raw)
+        self.btf = Btf(finish_btf(self.elf))
+        self._rodata = self.elf.number(".rodata")
+
+    @property
+    def hash(self) -> str:
+        """Of the sources and flags that it was compiled from."""
+        return self.elf.data("source_hash").rstrip(b"\0").decode()
+
+    @cached_property
+    def definitions(self) -> Mapping[str, MapDefinition]:
+        return {definition.name: definition for definition in self.btf.maps()}
+
+    def map_spec(self, name: str, max_entries: int | None = None) -> MapSpec:
+        """What the object declares, with another capacity if given."""
+        definition = self.definitions[name]
+        numbers = definition.numbers
+        key = self.btf.size_of(definition.key_type) if definition.key_type else 0
+        value = self.btf.size_of(definition.value_type) if definition.value_type else 0
+        most = max_entries or numbers["max_entries"]
+        return MapSpec(MapType(numbers["type"]), key, value, most, numbers.get("map_flags", 0))
+
+    @cached_property
+    def programs(self) -> tuple[str, ...]:
+        """Names of the programs."""
+        sections = self.elf.sections
+        code = {
+            i for i, section in enumerate(sections) if section.flags & EXECUTABLE and section.name.startswith("tc/")
+        }
+        return tuple(symbol.name for symbol in self.elf.symbols if symbol.section in code and symbol.size)
+
+    def load(self, config: bytes, maps: Mapping[str, Map]) -> LoadedObject:
+        """An object bound to a configuration and to maps; programs load when asked for."""
+        return LoadedObject(self, config, maps)
+
+
+class LoadedObject:
+    """`statistics` holds the verifier's words about each program loaded."""
+
+    def __init__(self, source: Object, config: bytes, maps: Mapping[str, Map]) -> None:
+        self.source, self.maps = source, maps
+        self.statistics: dict[str, str] = {}
+        self._btf_fd, self._lines = self._load_types()
+        self._config = self._freeze(config)
+
+    def _load_types(self) -> tuple[int, dict[str, bytes]]:
+        try:
+            return load_btf(self.source.btf.blob), line_info(self.source.elf, self.source.btf)
+        except OSError:  # a kernel that lacks some kind of type: only the log's source lines are lost
+            return 0, {}
+
+    def _freeze(self, config: bytes) -> Map:
+        data = bytearray(self.source.elf.data(".rodata"))
+        symbol = next(s for s in self.source.elf.symbols_of(self.source._rodata) if s.name == "config")
+        if symbol.size != len(config):
+            raise ValueError(f"the configuration has {symbol.size} bytes, not {len(config)}")
+        data[symbol.value : symbol.value + symbol.size] = config
+        rodata = Map.create(MapSpec(MapType.ARRAY, 4, len(data), 1, F_RDONLY_PROG), "rodata")
+        rodata[bytes(4)] = bytes(data)
+        rodata.freeze()
+        return rodata
+
+    def program(self, name: str) -> int:
+        """Load a program; its fd. VerifierError when the kernel refuses it."""
+        elf = self.source.elf
+        number = next(s.section for s in elf.symbols if s.name == name and elf.sections[s.section].flags & EXECUTABLE)
+        section = elf.sections[number]
+        spec = ProgramSpec(
+            name,
+            ProgramType.SCHED_CLS,
+            self._relocate(number),
+            elf.data("license"),
+            self._btf_fd,
+            self._lines.get(section.name, b""),
+        )
+        log = bytearray(_LOG_BYTES)
+        try:
+            fd = load_program(spec, _STATISTICS, log)
+        except OSError as e:
+            if e.errno not in (errno.EACCES, errno.EINVAL, errno.ENOSPC, errno.E2BIG):
+                raise VerifierError(name, e.errno or 0, "") from e
+            fd = self._load_with_log(spec)
+        self.statistics[name] = _text(log)
+        return fd
+
+    def _load_with_log(self, spec: ProgramSpec) -> int:
+        """Only a failure pays for the full log."""
+        log = bytearray(_FULL_LOG_BYTES)
+        try:
+            return load_program(spec, _FULL_LOG, log)
+        except OSError as e:
+            raise VerifierError(spec.name, e.errno or 0, _text(log)) from e
+
+    def _relocate(self, number: int) -> bytes:
+        elf, rodata = self.source.elf, self.source._rodata
+        code = bytearray(elf.sections[number].data)
+        for at, symbol in elf.relocations(number):
+            if symbol.section == rodata:  # ld_imm64 of a map's value: the fd, then the offset into .rodata
+                struct.pack_into("<I", code, at + 12, symbol.value + struct.unpack_from("<I", code, at + 4)[0])
+                pseudo, fd = _PSEUDO_MAP_VALUE, self._config.fd
+            else:
+                pseudo, fd = _PSEUDO_MAP_FD, self.maps[symbol.name].fd
+            code[at + 1] = code[at + 1] & 15 | pseudo << 4
+            struct.pack_into("<I", code, at + 4, fd)
+        return bytes(code)
+
+
+def _text(log: bytearray) -> str:
+    return bytes(log).split(b"\0", 1)[0].decode(errors="replace").strip()
+
+
+def read_objects(directory: Path = OBJECTS, sources: Path = SOURCES) -> dict[str, Object]:
+    """All objects; StaleObject when one is missing, or does not belong to the sources (in a checkout) or to the others."""
+    objects = {name: Object(directory / f"{name}.o") for name in NAMES}
+    wanted = source_hash(sources) if (sources / "Makefile").exists() else next(iter(objects.values())).hash
+    for found in objects.values():
+        if found.hash != wanted:
+            raise StaleObject(str(found.path), "was built from other sources")
+    return objects
