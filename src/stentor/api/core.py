@@ -199,10 +199,17 @@ class ForZone(Value, frozen=True, kw_only=True):
     name: str
 
 
+class ForNode(Value, frozen=True, kw_only=True):
+    """Node that should use an endpoint."""
+
+    name: str
+
+
 class EndpointHints(Value, frozen=True, kw_only=True):
     """Hints of topology aware routing."""
 
     for_zones: tuple[ForZone, ...] = ()
+    for_nodes: tuple[ForNode, ...] = ()
 
 
 class Endpoint(Value, frozen=True, kw_only=True):

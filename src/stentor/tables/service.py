@@ -1,4 +1,4 @@
-"""Services as they flow to the datapath: what the API says, the frontends that follow for this node, the load-balancing entries.
+"""Services on their way to the datapath: what the API says, the frontends that follow, the load-balancing entries.
 
 `services`, `endpoint_slices`, `host_ports` and `local_nodes` are filled by sources; `frontends` holds what each service claims;
 `lb_entries` is what the maps get, one row an address and port, whoever claims it.
