@@ -16,7 +16,9 @@ import struct
 from types import TracebackType
 from typing import NamedTuple, Self
 
-_NEWLINK, _DELLINK, _SETLINK, _NEWADDR, _NEWROUTE, _NEWQDISC, _DELQDISC = 16, 17, 19, 20, 24, 36, 37
+import msgspec
+
+_NEWLINK, _DELLINK, _SETLINK, _NEWADDR, _NEWROUTE = 16, 17, 19, 20, 24
 _REQUEST, _ACK, _REPLACE, _EXCL, _CREATE = 1, 4, 0x100, 0x200, 0x400
 _DELROUTE = 25
 _IFF_UP, _IFF_NOARP = 1, 0x80
@@ -58,12 +60,13 @@ def add_bridge(name: str, *, mtu: int) -> Message:
     return _new_link(_link(name=name, up=True) + _u32(_IFLA_MTU, mtu) + _link_info("bridge", data))
 
 
-def add_veth(name: str, peer: str, *, peer_namespace_fd: int, master: int, mtu: int) -> Message:
+def add_veth(name: str, peer: str, *, peer_namespace_fd: int, peer_mac: bytes, master: int, mtu: int) -> Message:
     """Both ends, the far one in its namespace, the near one up on bridge `master`: one message.
 
     The far end cannot be up in the same message (ENOTCONN): set it up afterwards in its namespace.
     """
     far = _link(name=peer) + _u32(_IFLA_MTU, mtu) + _u32(_IFLA_NET_NS_FD, peer_namespace_fd)
+    far += _attribute(_IFLA_ADDRESS, peer_mac)
     info = _link_info("veth", _attribute(_VETH_INFO_PEER | _NESTED, far))
     return _new_link(_link(name=name, up=True) + _u32(_IFLA_MTU, mtu) + _u32(_IFLA_MASTER, master) + info)
 
@@ -137,7 +140,7 @@ def delete_group(group: int) -> Message:
     return Message(_DELLINK, 0, _link() + _u32(_IFLA_GROUP, group))
 
 
-class DeviceRoute(NamedTuple):
+class DeviceRoute(msgspec.Struct, frozen=True):
     """A route of scope link through a device. `priority`, `mtu` and `source` 0 or None leave the kernel's choice."""
 
     destination: IPNetwork
