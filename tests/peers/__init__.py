@@ -1,0 +1,1 @@
+"""Real routing daemons in namespaces of their own, for tests and benchmarks."""
