@@ -19,8 +19,8 @@ ASSERT_SIZE(struct nat_key, 40);
 struct nat_entry {
 	struct addr addr; /* OUT: the new source; IN: the new destination */
 	__be16 port;
-	__u16 closed;     /* FIN or RST seen */
-	__u32 expires;    /* ticks */
+	__u16 pad;
+	__u32 expires;    /* ticks; a pod's entry lives at least as long as its connection */
 };
 ASSERT_SIZE(struct nat_entry, 24);
 

@@ -43,7 +43,7 @@ HOOKS: Final[Mapping[Device, tuple[Hook, ...]]] = {
     Device.POD: (Hook("from_container", True), Hook("to_container", False)),
     Device.OVERLAY: (Hook("from_overlay", True),),
     Device.HOST: (Hook("from_host", False),),
-    Device.UPLINK: (),
+    Device.UPLINK: (Hook("from_netdev", True), Hook("to_netdev", False)),
 }
 
 

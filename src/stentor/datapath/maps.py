@@ -44,7 +44,7 @@ CT_ENTRY: Final = Layout("ct_entry", expires=U32, client_identity=U32, flags=U32
 FRAGMENT_KEY: Final = Layout("fragment_key", src=ADDR, dst=ADDR, id=BE32, proto=U8, pad=pad(3))
 FRAGMENT: Final = Layout("fragment", sport=BE16, dport=BE16, icmp_type=U8, pad=pad(3))
 NAT_KEY: Final = Layout("nat_key", src=ADDR, dst=ADDR, sport=BE16, dport=BE16, proto=U8, side=U8, pad=pad(2))
-NAT_ENTRY: Final = Layout("nat_entry", addr=ADDR, port=BE16, closed=U16, expires=U32)
+NAT_ENTRY: Final = Layout("nat_entry", addr=ADDR, port=BE16, pad=pad(2), expires=U32)
 UPLINK: Final = Layout("uplink", v4=ADDR, v6=ADDR)
 COUNT: Final = Layout("count", packets=U64, bytes=U64)
 DROP_KEY: Final = Layout("drop_key", endpoint=U16, reason=U8, direction=U8)

@@ -13,6 +13,7 @@ from typing import Final
 from stentor.datapath.errors import StaleObject, VerifierError
 from stentor.sys.bpf import (
     F_RDONLY_PROG,
+    AttachType,
     Map,
     MapSpec,
     MapType,
@@ -27,10 +28,34 @@ from stentor.sys.elf import EXECUTABLE, read_elf
 OBJECTS: Final = Path(__file__).parent / "objects"
 SOURCES: Final = Path(__file__).parents[3] / "bpf"
 NAMES: Final = ("pod", "overlay", "host")
+CGROUP_HOOKS: Final[Mapping[str, AttachType]] = {
+    "connect4": AttachType.CGROUP_INET4_CONNECT,
+    "connect6": AttachType.CGROUP_INET6_CONNECT,
+    "sendmsg4": AttachType.CGROUP_UDP4_SENDMSG,
+    "sendmsg6": AttachType.CGROUP_UDP6_SENDMSG,
+    "recvmsg4": AttachType.CGROUP_UDP4_RECVMSG,
+    "recvmsg6": AttachType.CGROUP_UDP6_RECVMSG,
+    "getpeername4": AttachType.CGROUP_INET4_GETPEERNAME,
+    "getpeername6": AttachType.CGROUP_INET6_GETPEERNAME,
+    "post_bind4": AttachType.CGROUP_INET4_POST_BIND,
+    "post_bind6": AttachType.CGROUP_INET6_POST_BIND,
+}
+"""Hooks of a cgroup by the names of their programs, which are those of their sections too (cgroup/connect4)."""
 _PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE = 1, 2
 _STATISTICS, _FULL_LOG = 4, 1
 _LOG_BYTES: Final = 1 << 16
 _FULL_LOG_BYTES: Final = 16 << 20
+
+
+def program_kind(section: str) -> tuple[ProgramType, int] | None:
+    """The type of a section's program and the hook that it is verified for; None when it holds no program."""
+    where, _, hook = section.partition("/")
+    if where == "tc":
+        return ProgramType.SCHED_CLS, 0
+    if where == "cgroup":
+        is_bind = hook.startswith("post_bind")
+        return ProgramType.CGROUP_SOCK if is_bind else ProgramType.CGROUP_SOCK_ADDR, CGROUP_HOOKS[hook]
+    return None
 
 
 def source_hash(sources: Path) -> str:
@@ -78,7 +103,9 @@ class Object:
         """Names of the programs."""
         sections = self.elf.sections
         code = {
-            i for i, section in enumerate(sections) if section.flags & EXECUTABLE and section.name.startswith("tc/")
+            i
+            for i, section in enumerate(sections)
+            if section.flags & EXECUTABLE and program_kind(section.name) is not None
         }
         return tuple(symbol.name for symbol in self.elf.symbols if symbol.section in code and symbol.size)
 
@@ -118,13 +145,15 @@ class LoadedObject:
         elf = self.source.elf
         number = next(s.section for s in elf.symbols if s.name == name and elf.sections[s.section].flags & EXECUTABLE)
         section = elf.sections[number]
+        kind, attach = program_kind(section.name) or (ProgramType.SCHED_CLS, 0)
         spec = ProgramSpec(
             name,
-            ProgramType.SCHED_CLS,
+            kind,
             self._relocate(number),
             elf.data("license"),
             self._btf_fd,
             self._lines.get(section.name, b""),
+            attach,
         )
         log = bytearray(_LOG_BYTES)
         try:

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Masquerading: what leaves the cluster gets the uplink's address and a port that the node itself does not use.
+ *
+ * A translation is two entries, one for each direction. The one for the way back claims the port: it is made only where
+ * none exists. The node's own connections from the range of ports are entered too, so both sides see each other. */
+#pragma once
+#include "../maps/nat.h"
+#include "clock.h"
+#include "rewrite.h"
+
+static __always_inline bool port_in_range(__be16 port)
+{
+	__u16 host = bpf_ntohs(port);
+
+	return host >= config.snat_port_min && host <= config.snat_port_max;
+}
+
+static __always_inline __be16 random_port(void)
+{
+	__u32 count = config.snat_port_max - config.snat_port_min + 1;
+
+	return bpf_htons(config.snat_port_min + bpf_get_prandom_u32() % count);
+}
+
+/* Does a socket of the node listen on the port, or hold just this connection? */
+static __always_inline bool node_uses(struct __sk_buff *skb, const struct nat_key *in)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sk = NULL;
+	__u32 size;
+
+	if (addr_is_v4(&in->dst)) {
+		tuple.ipv4.saddr = in->src.w[3];
+		tuple.ipv4.daddr = in->dst.w[3];
+		tuple.ipv4.sport = in->sport;
+		tuple.ipv4.dport = in->dport;
+		size = sizeof(tuple.ipv4);
+	} else {
+		__builtin_memcpy(tuple.ipv6.saddr, &in->src, sizeof(in->src));
+		__builtin_memcpy(tuple.ipv6.daddr, &in->dst, sizeof(in->dst));
+		tuple.ipv6.sport = in->sport;
+		tuple.ipv6.dport = in->dport;
+		size = sizeof(tuple.ipv6);
+	}
+	if (in->proto == IPPROTO_TCP)
+		sk = bpf_sk_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	else if (in->proto == IPPROTO_UDP)
+		sk = bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	if (!sk)
+		return false;
+	bpf_sk_release(sk);
+	return true;
+}
+
+/* A port for a new translation; `in` is left as the key that claims it. */
+static __always_inline bool claim_port(struct __sk_buff *skb, struct nat_key *in, const struct nat_entry *back, bool is_node)
+{
+	__be16 port = back->port;
+
+	/* SCTP's checksum covers its ports, and is too dear to compute here: it keeps its port or does not go. */
+	if (in->proto == IPPROTO_SCTP || (is_node && port_in_range(port))) {
+		in->dport = port;
+		if (!bpf_map_update_elem(&nat, in, back, BPF_NOEXIST))
+			return true;
+		if (in->proto == IPPROTO_SCTP)
+			return false;
+	}
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < SNAT_TRIES; i++) {
+		in->dport = !i && port_in_range(port) ? port : random_port();
+		if (!node_uses(skb, in) && !bpf_map_update_elem(&nat, in, back, BPF_NOEXIST))
+			return true;
+	}
+	return false;
+}
+
+static __always_inline int new_translation(struct __sk_buff *skb, const struct nat_key *out, const struct addr *to, bool is_node, struct nat_entry *result)
+{
+	struct nat_key in = { .src = out->dst, .dst = *to, .sport = out->dport, .proto = out->proto, .side = NAT_IN };
+	struct nat_entry back = { .addr = out->src, .port = out->sport, .expires = ticks() + config.ct_any };
+
+	if (!claim_port(skb, &in, &back, is_node))
+		return out->proto == IPPROTO_SCTP ? DROP_NAT_UNSUPPORTED_PROTOCOL : DROP_NAT_NO_MAPPING;
+	*result = (struct nat_entry){ .addr = *to, .port = in.dport, .expires = back.expires };
+	return bpf_map_update_elem(&nat, out, result, BPF_ANY) ? DROP_NAT_NO_MAPPING : OK;
+}
+
+static __always_inline void refresh_translation(struct nat_entry *entry)
+{
+	__u32 expires = ticks() + config.ct_any;
+
+	if (entry->expires != expires)
+		entry->expires = expires;
+}
+
+static __always_inline void nat_out_key(const struct flow *f, struct nat_key *key)
+{
+	*key = (struct nat_key){ .src = f->src, .dst = f->dst, .sport = f->sport, .dport = f->dport, .proto = f->proto, .side = NAT_OUT };
+}
+
+static __always_inline int masquerade(struct __sk_buff *skb, const struct flow *f, const struct addr *to, bool is_node)
+{
+	struct nat_entry *known, translation;
+	struct nat_key key;
+	int verdict;
+
+	nat_out_key(f, &key);
+	known = bpf_map_lookup_elem(&nat, &key);
+	if (known && addr_equal(&known->addr, to)) {
+		refresh_translation(known);
+		translation = *known;
+	} else {
+		verdict = new_translation(skb, &key, to, is_node, &translation);
+		if (verdict != OK)
+			return verdict;
+	}
+	if (is_node && translation.port == f->sport)
+		return OK;
+	return rewrite_end(skb, f, SOURCE, &translation.addr, translation.port);
+}
+
+/* A pod's ICMP error about a packet that came to it by a translation. Others leave as they are. */
+static __always_inline int masquerade_error(struct __sk_buff *skb, const struct flow *f)
+{
+	struct flow quoted = {};
+	struct nat_entry *known, translation;
+	struct nat_key key;
+
+	if (parse_quoted(skb, f, &quoted) != OK)
+		return DROP_INVALID;
+	nat_out_key(&quoted, &key);
+	known = bpf_map_lookup_elem(&nat, &key);
+	if (!known)
+		return OK;
+	translation = *known;
+	return rewrite_error(skb, f, &quoted, SOURCE, &translation.addr, translation.port);
+}
+
+static __always_inline struct nat_entry *find_way_back(const struct flow *f)
+{
+	struct nat_key key = { .src = f->src, .dst = f->dst, .sport = f->sport, .dport = f->dport, .proto = f->proto, .side = NAT_IN };
+
+	return bpf_map_lookup_elem(&nat, &key);
+}
+
+/* Gives a packet from outside back to the one who asked; f->dst tells afterwards who that is. */
+static __always_inline int unmasquerade(struct __sk_buff *skb, struct flow *f)
+{
+	struct nat_entry *known, back;
+	struct flow quoted = {};
+	int verdict;
+
+	if (f->related && parse_quoted(skb, f, &quoted) != OK)
+		return OK;
+	known = find_way_back(f->related ? &quoted : f);
+	if (!known)
+		return OK;
+	back = *known;
+	if (addr_equal(&back.addr, &f->dst) && back.port == (f->related ? quoted.dport : f->dport))
+		return OK;
+	if (f->related) {
+		verdict = rewrite_error(skb, f, &quoted, DESTINATION, &back.addr, back.port);
+	} else {
+		refresh_translation(known);
+		verdict = rewrite_end(skb, f, DESTINATION, &back.addr, back.port);
+		f->dport = back.port;
+	}
+	f->dst = back.addr;
+	return verdict;
+}
