@@ -59,9 +59,21 @@ class MapType(IntEnum):
 
 class ProgramType(IntEnum):
     SCHED_CLS = 3
+    CGROUP_SOCK = 9
+    CGROUP_SOCK_ADDR = 18
 
 
 class AttachType(IntEnum):
+    CGROUP_INET4_CONNECT = 10
+    CGROUP_INET6_CONNECT = 11
+    CGROUP_INET4_POST_BIND = 12
+    CGROUP_INET6_POST_BIND = 13
+    CGROUP_UDP4_SENDMSG = 14
+    CGROUP_UDP6_SENDMSG = 15
+    CGROUP_UDP4_RECVMSG = 19
+    CGROUP_UDP6_RECVMSG = 20
+    CGROUP_INET4_GETPEERNAME = 29
+    CGROUP_INET6_GETPEERNAME = 30
     TCX_INGRESS = 46
     TCX_EGRESS = 47
 
@@ -281,7 +293,8 @@ def _run_batches(
 
 
 class ProgramSpec(msgspec.Struct, frozen=True):
-    """A program ready to load: instructions with map fds in place. ``lines`` are bpf_line_info records of ``btf_fd``."""
+    """A program ready to load: instructions with map fds in place. ``lines`` are bpf_line_info records of ``btf_fd``;
+    ``attach`` is the hook that programs of some types are verified for."""
 
     name: str
     type: ProgramType
@@ -289,13 +302,14 @@ class ProgramSpec(msgspec.Struct, frozen=True):
     license: bytes
     btf_fd: int = 0
     lines: bytes = b""
+    attach: int = 0
 
 
 def load_program(spec: ProgramSpec, log_level: int, log: bytearray) -> int:
     """BPF_PROG_LOAD; the fd. ``log`` receives the verifier's text, zero-terminated."""
     attr = struct.pack(
         "<IIQQIIQII16sIIIIQIIQIIIIQ", spec.type, len(spec.code) // 8, address_in(spec.code), address_in(spec.license),
-        log_level, len(log), address_out(log), 0, 0, spec.name.encode()[:NAME_BYTES], 0, 0, spec.btf_fd, 0, 0, 0,
+        log_level, len(log), address_out(log), 0, 0, spec.name.encode()[:NAME_BYTES], 0, spec.attach, spec.btf_fd, 0, 0, 0,
         16 if spec.lines else 0, address_in(spec.lines), len(spec.lines) // 16, 0, 0, 0, 0,
     )  # fmt: skip
     return bpf(Command.PROG_LOAD, attr)
@@ -310,9 +324,10 @@ def program_id(fd: int) -> int:
     return int.from_bytes(object_info(fd)[4:8], "little")
 
 
-def create_link(program: int, ifindex: int, attach: AttachType) -> int:
-    """Attach by link; the fd. The ifindex is one of the caller's network namespace. EEXIST, ENODEV, EINVAL (no TCX here)."""
-    return bpf(Command.LINK_CREATE, struct.pack("<IIIIIIQ", program, ifindex, attach, 0, 0, 0, 0))
+def create_link(program: int, target: int, attach: AttachType) -> int:
+    """Attach by link; the fd. The target is an ifindex of the caller's network namespace, or the fd of a cgroup's directory.
+    EEXIST, ENODEV, EINVAL (no TCX here)."""
+    return bpf(Command.LINK_CREATE, struct.pack("<IIIIIIQ", program, target, attach, 0, 0, 0, 0))
 
 
 def update_link(link: int, program: int) -> None:
@@ -336,6 +351,12 @@ def link_info(fd: int) -> LinkInfo:
     """Of a TCX link."""
     _type, _id, program, _pad, ifindex, attach = struct.unpack_from("<6I", object_info(fd))
     return LinkInfo(program, ifindex, attach)
+
+
+def link_cgroup(fd: int) -> tuple[int, int]:
+    """(program id, cgroup id) of a cgroup link; the cgroup's id is 0 once it is gone."""
+    _type, _id, program, _pad, cgroup = struct.unpack_from("<4IQ", object_info(fd))
+    return program, cgroup
 
 
 class Trial(msgspec.Struct, frozen=True):
