@@ -100,6 +100,7 @@ class Container:
         self.ready = False  # by its readiness probe
         self.started = False  # by its startup probe
         self.unhealthy = ""  # why the liveness probe wants it killed
+        self.ended = asyncio.Event()
         self._monitor_fd = -1
         self._process_fd = -1
 
@@ -220,6 +221,7 @@ class Container:
             self._presume_killed()
         self.ready = False
         self.started = False
+        self.ended.set()
         on_end(self)
 
     def _presume_killed(self) -> None:

@@ -119,5 +119,10 @@ def next_back_off_s(before_s: float, ran_s: float) -> float:
     return min(BACK_OFF_MOST_S, before_s * 2)
 
 
+def back_off_of_attempt_s(attempt: int) -> float:
+    """The pause that has led to this attempt, for a runner that did not see the earlier ones."""
+    return 0.0 if attempt <= 0 else min(BACK_OFF_MOST_S, BACK_OFF_FIRST_S * 2.0 ** min(attempt - 1, 8))
+
+
 def _soonest(times_ns: list[int]) -> int:
     return min((time for time in times_ns if time), default=0)

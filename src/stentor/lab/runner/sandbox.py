@@ -5,6 +5,7 @@ No process holds it: pins do, so that it outlives every container and every runn
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import uuid
@@ -36,14 +37,19 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     attachment: Attachment | None = None
     result: dict[str, Any] | None = None
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether it was finished, and its namespaces are still there."""
+        pins = (self.netns, self.ipc, self.uts)
+        return bool(self.addresses) and all(os.path.ismount(pin) for pin in pins if pin)
+
 
 def load(directory: Path) -> Sandbox | None:
-    """The sandbox that an earlier runner made, unless the machine has been restarted since."""
+    """The sandbox that an earlier runner made, or was making when it died."""
     try:
-        found = msgspec.json.decode((directory / "sandbox.json").read_bytes(), type=Sandbox)
+        return msgspec.json.decode((directory / "sandbox.json").read_bytes(), type=Sandbox)
     except (OSError, msgspec.MsgspecError):
         return None
-    return found if all(os.path.ismount(pin) for pin in (found.netns, found.ipc, found.uts) if pin) else None
 
 
 def save(directory: Path, sandbox: Sandbox) -> None:
@@ -84,12 +90,16 @@ async def destroy(machine: Machine, invoker: Invoker, uid: str, sandbox: Sandbox
     """Removes it; repeating it is no error. CniError when a plugin cannot delete: try again later."""
     if sandbox.network is not None and sandbox.attachment is not None:
         await invoker.delete(sandbox.network, sandbox.attachment, sandbox.result)
+    await asyncio.to_thread(_remove, sandbox, machine.pod_cgroup(uid))
+
+
+def _remove(sandbox: Sandbox, group: Path) -> None:
     for pin in (sandbox.netns, sandbox.ipc, sandbox.uts):
         if pin:
             with contextlib.suppress(OSError):
                 mount.unmount(pin)
             Path(pin).unlink(missing_ok=True)
-    cgroup.remove(machine.pod_cgroup(uid))
+    cgroup.remove(group)
 
 
 def _plan(pod: Pod, directory: Path) -> Sandbox:

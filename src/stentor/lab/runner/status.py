@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from stentor.api.meta import Condition
+from stentor.api.meta import Condition, JsonObject
 from stentor.api.pod import (
     Container,
     ContainerState,
@@ -23,7 +23,7 @@ from stentor.lab.runner import clock
 from stentor.lab.runner.container import NOT_STARTED, Record, RunStatus
 
 # The conditions a kubelet owns; all others in a status belong to others and stay.
-_OWN: Final = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady")
+OWN_CONDITIONS: Final = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady")
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +69,13 @@ def compute(pod: Pod, situation: Situation) -> PodStatus:
         init_container_statuses=tuple(init),
         container_statuses=tuple(main),
     )
+
+
+def document(status: PodStatus) -> JsonObject:
+    """As a merge patch: what is empty is removed, not left as it was."""
+    cleared: JsonObject = {"podIP": None, "podIPs": None, "reason": None, "message": None}
+    fields: JsonObject = msgspec.to_builtins(status)
+    return cleared | fields
 
 
 def qos_class(pod: Pod) -> str:
@@ -160,8 +167,8 @@ def _conditions(
         "ContainersReady": containers_ready,
     }
     before = {condition.type: condition for condition in pod.status.conditions}
-    own = [_condition(kind, *verdicts[kind], before.get(kind), situation.now_ns) for kind in _OWN]
-    return (*own, *(condition for condition in pod.status.conditions if condition.type not in _OWN))
+    own = [_condition(kind, *verdicts[kind], before.get(kind), situation.now_ns) for kind in OWN_CONDITIONS]
+    return (*own, *(condition for condition in pod.status.conditions if condition.type not in OWN_CONDITIONS))
 
 
 Verdict = tuple[bool, str, str]

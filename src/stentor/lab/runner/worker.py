@@ -1,0 +1,526 @@
+"""One pod's life on this node, from its binding to its removal.
+
+A worker owns all state of its pod and is the only one to change it. It is woken by whatever happens (the pod changed, a
+container ended, a probe changed its mind, a back-off is over) and then takes one step: decide, act, publish the status.
+What it needs to survive the runner's death lies in the pod's directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from stentor.api.meta import Condition
+from stentor.api.pod import PODS, Container, Pod, PodStatus
+from stentor.kube import patch
+from stentor.kube.errors import ApiError, Conflict, NotFound
+from stentor.lab.runner import clock, decision, launch, sandbox, source, status, volume
+from stentor.lab.runner.container import Container as Run
+from stentor.lab.runner.container import Record, RunStatus, load_runs
+from stentor.lab.runner.context import Context
+from stentor.lab.runner.decision import Decision, View
+from stentor.lab.runner.errors import CniError, StartFailure
+from stentor.lab.runner.health import HealthWatch
+from stentor.lab.runner.hook import run_hook
+from stentor.lab.runner.sandbox import Sandbox
+from stentor.lab.runner.status import Observed, Situation
+
+_NS: Final = 1_000_000_000
+_RETRY_FIRST_S: Final = 0.25
+_RETRY_MOST_S: Final = 20.0
+_IMAGE_RETRY_FIRST_S: Final = 10.0
+_FORGOTTEN_GRACE_S: Final = 2.0
+_REFRESH_S: Final = 30.0
+_GRACE_CHECK_S: Final = 0.5
+_MESSAGE_BYTES: Final = 4096
+
+log = logging.getLogger(__name__)
+
+
+class Refusal(NamedTuple):
+    """Why a container could not even be made; tried again at `retry_at_ns`."""
+
+    reason: str
+    message: str
+    pause_s: float
+    retry_at_ns: int
+
+
+class Worker:
+    """`on_gone` is called once nothing of the pod is left."""
+
+    def __init__(self, context: Context, pod: Pod, on_gone: Callable[[Worker], None]) -> None:
+        self.pod = pod
+        self.runs: dict[str, Run] = {}
+        self.sandbox: Sandbox | None = None
+        self.is_adopted = False
+        self._context = context
+        self._on_gone = on_gone
+        self._directory = context.machine.pod_directory(pod.metadata.uid)
+        self._wake = asyncio.Event()
+        self._forgotten = False
+        self._phase = pod.status.phase if pod.status.phase in ("Succeeded", "Failed") else ""
+        self._initialized = False
+        self._last: dict[str, tuple[Record, RunStatus]] = {}
+        self._delays: dict[str, float] = {}
+        self._refusals: dict[str, Refusal] = {}
+        self._health: dict[str, HealthWatch] = {}
+        self._published: PodStatus | None = None
+        self._began_ns = clock.now_ns()
+        self._refreshed_s = 0.0
+        self._setup_pause_s = _RETRY_FIRST_S
+
+    # ---- what others tell it
+
+    def update(self, pod: Pod) -> None:
+        """The pod as the API server has it now."""
+        self.pod = pod
+        self._wake.set()
+
+    def forget(self) -> None:
+        """The API server has the pod no more: end it without asking."""
+        self._forgotten = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until nothing is left of the pod."""
+        await self._adopt()
+        self.is_adopted = True
+        while True:
+            self._wake.clear()
+            if self._forgotten or self.pod.is_terminating:
+                await self._terminate()
+                self._on_gone(self)
+                return
+            pause_s = await self._step()
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def release(self) -> None:
+        """The runner ends; the containers go on, for the next runner to adopt."""
+        for watch in self._health.values():
+            watch.stop()
+        for run in self.runs.values():
+            run.forget()
+
+    # ---- steps
+
+    async def _step(self) -> float | None:
+        """One round; returns how long to sleep at most."""
+        if self._phase:
+            await self._tear_down()
+            return await self._publish()
+        now_ns = clock.now_ns()
+        plan = decision.decide(self.pod.spec, self._views(), now_ns)
+        self._initialized = plan.initialized
+        self._phase = plan.phase
+        for name in plan.kill:
+            self._restart_unhealthy(name)
+        if plan.start and not await self._start_all(plan):
+            await self._publish()
+            return self._setup_pause_s
+        if plan.start or plan.phase:
+            self._wake.set()  # starting or ending may have changed what comes next
+        await self._refresh_volumes()
+        failed_s = await self._publish()
+        waits = [_REFRESH_S if self.pod.spec.volumes else None, failed_s]
+        if plan.retry_at_ns:
+            waits.append(max(0.0, (plan.retry_at_ns - now_ns) / _NS))
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _views(self) -> dict[str, View]:
+        views = {}
+        for name, run in self.runs.items():
+            state = run.status
+            delay = self._delays.get(name, 0.0)
+            views[name] = View(
+                attempt=run.record.attempt,
+                running=run.is_running,
+                started=run.started,
+                unhealthy=run.unhealthy,
+                exit_code=state.exit_code or 0,
+                finished_ns=state.finished_ns,
+                retry_at_ns=state.finished_ns + int(delay * _NS) if state.exit_code is not None else 0,
+            )
+        for name, refusal in self._refusals.items():
+            before = views.get(name, decision.NEVER)
+            later = max(before.retry_at_ns, refusal.retry_at_ns)
+            views[name] = msgspec.structs.replace(before, retry_at_ns=later)
+        return views
+
+    async def _start_all(self, plan: Decision) -> bool:
+        """False when the sandbox or the volumes are not to be had now."""
+        try:
+            sources = await source.fetch(self._context.client, self.pod)
+            if self.sandbox is None:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                (self._directory / "pod.json").write_bytes(msgspec.json.encode(self.pod))
+                self.sandbox = await sandbox.create(
+                    self._context.machine, self._context.invoker, self._context.network(), self.pod, self._directory
+                )
+                launch.write_etc(self.pod, self._context.machine, self.sandbox, self._directory)
+            pod = self._pod_with_addresses()
+            volumes = await volume.set_up(pod, self._directory, sources, self._context.tokens.get)
+        except StartFailure as e:
+            self._setup_failed(e.reason, e.message)
+            return False
+        except volume.BadVolume as e:
+            self._setup_failed("FailedMount", str(e))
+            return False
+        except (ApiError, CniError, OSError, TimeoutError) as e:
+            self._setup_failed("FailedCreatePodSandBox", str(e))
+            return False
+        self._setup_pause_s = _RETRY_FIRST_S
+        # Containers of a pod start in the manifest's order, as kubelets start them; pods start in parallel.
+        for container in plan.start:
+            await self._start(pod, container, sources, volumes, self.sandbox)
+        return True
+
+    async def _start(
+        self, pod: Pod, container: Container, sources: source.Sources, volumes: dict[str, str], box: Sandbox
+    ) -> None:
+        name = container.name
+        attempt = self._next_attempt(name)
+        try:
+            spec = launch.build(
+                self._context.machine,
+                self._context.catalogue,
+                pod,
+                container,
+                attempt,
+                sandbox=box,
+                directory=self._directory,
+                sources=sources,
+                services=self._context.services.values(),
+                volumes=volumes,
+            )
+        except StartFailure as e:
+            self._refuse(container, e)
+            return
+        self._refusals.pop(name, None)
+        previous = self.runs.get(name)
+        if previous is not None:
+            self._last[name] = (previous.record, previous.status)
+            ran_s = (previous.status.finished_ns - previous.status.started_ns) / _NS
+            self._delays[name] = decision.next_back_off_s(self._delays.get(name, 0.0), ran_s)
+        run = Run.create(self._directory, name, attempt, spec)
+        self.runs[name] = run
+        self._tell("Pulled", f'Container image "{container.image}" already present on machine')
+        self._tell("Created", f"Created container: {name}")
+        try:
+            await run.start(self._context.machine.podrun, self._context.warm, spec, self._container_ended)
+        except StartFailure as e:
+            self._tell("Failed", f"Error: {e.message}", warning=True)
+            return
+        self._tell("Started", f"Started container {name}")
+        self._watch_health(container, run)
+        self._drop_old_runs(name, attempt)
+
+    def _refuse(self, container: Container, failure: StartFailure) -> None:
+        before = self._refusals.get(container.name)
+        pause_s = min(decision.BACK_OFF_MOST_S, before.pause_s * 2) if before else _IMAGE_RETRY_FIRST_S
+        retry = clock.now_ns() + int(pause_s * _NS)
+        self._refusals[container.name] = Refusal(failure.reason, failure.message, pause_s, retry)
+        if failure.reason == "ErrImagePull":
+            self._tell("Failed", f'Failed to pull image "{container.image}": {failure.message}', warning=True)
+        self._tell(
+            "Failed", f"Error: {failure.reason if failure.reason == 'ErrImagePull' else failure.message}", warning=True
+        )
+
+    def _setup_failed(self, reason: str, message: str) -> None:
+        self._setup_pause_s = min(_RETRY_MOST_S, self._setup_pause_s * 2)
+        log.warning("Pod not set up", extra={"pod": str(self.pod.key), "reason": reason, "problem": message})
+        self._tell(reason, message, warning=True)
+
+    def _next_attempt(self, name: str) -> int:
+        if name in self.runs:
+            return self.runs[name].record.attempt + 1
+        # A machine that was restarted has lost its runs: the API server still knows how many there were.
+        published = (*self.pod.status.container_statuses, *self.pod.status.init_container_statuses)
+        for entry in published:
+            if entry.name == name and entry.container_id:
+                return entry.restart_count + 1
+        return 0
+
+    def _container_ended(self, run: Run) -> None:
+        watch = self._health.pop(run.record.name, None)
+        if watch is not None:
+            watch.stop()
+        self._tell_back_off(run)
+        self._wake.set()
+
+    def _tell_back_off(self, run: Run) -> None:
+        name, spec = run.record.name, self.pod.spec
+        view = View(attempt=run.record.attempt, exit_code=run.status.exit_code or 0)
+        if self._delays.get(name, 0.0) > 0 and decision.should_restart(spec.restart_policy, view):
+            meta = self.pod.metadata
+            where = f"{meta.name}_{meta.namespace}({meta.uid})"
+            self._tell("BackOff", f"Back-off restarting failed container {name} in pod {where}", warning=True)
+
+    def _watch_health(self, container: Container, run: Run) -> None:
+        self._health[container.name] = HealthWatch(
+            self._context,
+            self.pod,
+            container,
+            run,
+            host=self._host,
+            on_change=self._wake.set,
+            on_unhealthy=lambda message: self._tell("Unhealthy", message, warning=True),
+        )
+
+    @property
+    def _host(self) -> str:
+        """Where probes and hooks find the pod."""
+        return self.sandbox.addresses[0] if self.sandbox is not None and self.sandbox.addresses else "127.0.0.1"
+
+    def _restart_unhealthy(self, name: str) -> None:
+        run = self.runs[name]
+        reason, run.unhealthy = run.unhealthy, ""
+        self._tell("Killing", f"Container {name} failed {reason}, will be restarted")
+        self._context.jobs.once(f"stop {self.pod.key}/{name}", self._stop([run], self._grace_s))
+
+    # ---- the end
+
+    @property
+    def _grace_s(self) -> float:
+        period = self.pod.metadata.deletion_grace_period_seconds
+        if self._forgotten:
+            return _FORGOTTEN_GRACE_S
+        return float(self.pod.spec.termination_grace_period_seconds if period is None else period)
+
+    async def _terminate(self) -> None:
+        """Ends all containers, then removes the pod here and from the API server."""
+        running = [run for run in self.runs.values() if run.is_running]
+        sidecars = {entry.name for entry in self.pod.spec.init_containers if decision.is_sidecar(entry)}
+        began_s = asyncio.get_running_loop().time()
+        for run in running:
+            self._tell("Killing", f"Stopping container {run.record.name}")
+        await self._stop([run for run in running if run.record.name not in sidecars], self._grace_s)
+        left_s = max(1.0, self._grace_s - (asyncio.get_running_loop().time() - began_s))
+        await self._stop([run for run in running if run.record.name in sidecars], left_s)
+        await self._publish()
+        await self._tear_down()
+        self.release()
+        await self._delete_from_api()
+        await asyncio.to_thread(self._remove_files)
+
+    async def _stop(self, runs: list[Run], grace_s: float) -> None:
+        """preStop, SIGTERM, and SIGKILL once the grace period is over; a period that shrinks meanwhile counts."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        specs = {entry.name: entry for entry in self._all_containers()}
+        await asyncio.gather(*(self._pre_stop(specs[run.record.name], run, grace_s) for run in runs))
+        for run in runs:
+            run.signal(15)
+        while any(run.is_running for run in runs):
+            limit_s = min(grace_s, self._grace_s) if self.pod.is_terminating or self._forgotten else grace_s
+            left_s = began_s + limit_s - loop.time()
+            if left_s <= 0:
+                break
+            await _wait_ended(runs, min(left_s, _GRACE_CHECK_S))
+        for run in runs:
+            run.kill()
+        await _wait_ended(runs, None)
+
+    async def _pre_stop(self, container: Container, run: Run, grace_s: float) -> None:
+        hook = container.lifecycle.pre_stop if container.lifecycle is not None else None
+        if hook is None or not run.is_running:
+            return
+        outcome = await run_hook(self._context, container, run, hook, self._host, grace_s)
+        if not outcome.good:
+            self._tell("FailedPreStopHook", f"PreStopHook failed: {outcome.message}", warning=True)
+
+    async def _tear_down(self) -> None:
+        """Gives the addresses back; repeats until the plugins agree."""
+        pause_s = _RETRY_FIRST_S
+        while self.sandbox is not None:
+            try:
+                await sandbox.destroy(self._context.machine, self._context.invoker, self.pod.metadata.uid, self.sandbox)
+                (self._directory / "sandbox.json").unlink(missing_ok=True)
+                self.sandbox = None
+            except (CniError, OSError) as e:
+                self._tell("FailedKillPod", f"error killing pod: {e}", warning=True)
+                await asyncio.sleep(pause_s)
+                pause_s = min(_RETRY_MOST_S, pause_s * 2)
+
+    async def _delete_from_api(self) -> None:
+        meta = self.pod.metadata
+        pause_s = _RETRY_FIRST_S
+        while not self._forgotten:
+            try:
+                await self._context.client.delete(PODS, meta.name, meta.namespace, uid=meta.uid, grace_period_s=0)
+                return
+            except (NotFound, Conflict):
+                return
+            except ApiError as e:
+                log.warning("Pod not deleted from the API", extra={"pod": str(self.pod.key), "problem": e.message})
+                await asyncio.sleep(pause_s)
+                pause_s = min(_RETRY_MOST_S, pause_s * 2)
+
+    def _remove_files(self) -> None:
+        meta = self.pod.metadata
+        shutil.rmtree(self._directory, ignore_errors=True)
+        logs = self._context.machine.log_path(meta.namespace, meta.name, meta.uid, "x", 0).parent.parent
+        shutil.rmtree(logs, ignore_errors=True)
+
+    # ---- adoption and files
+
+    async def _adopt(self) -> None:
+        """Takes over what an earlier runner left: a finished sandbox with its containers, or the ruins of one."""
+        left = sandbox.load(self._directory)
+        if left is not None and not left.is_intact:
+            self.sandbox = left
+            await self._tear_down()
+        self.sandbox = left if left is not None and left.is_intact else None
+        if self.sandbox is None and not self._phase:
+            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+            return
+        specs = {entry.name: entry for entry in self._all_containers()}
+        for run in load_runs(self._directory):
+            name = run.record.name
+            run.adopt(self._container_ended)
+            if name in specs and run.status.started_ns:
+                self.runs[name] = run
+                self._delays[name] = decision.back_off_of_attempt_s(run.record.attempt)
+                if run.is_running:
+                    self._watch_health(specs[name], run)
+
+    def _drop_old_runs(self, name: str, attempt: int) -> None:
+        """Only this run's and the previous one's files are kept: `logs --previous` reads them."""
+        meta = self.pod.metadata
+        old = attempt - 2
+        if old >= 0:
+            shutil.rmtree(self._directory / "containers" / name / str(old), ignore_errors=True)
+            path = self._context.machine.log_path(meta.namespace, meta.name, meta.uid, name, old)
+            for file in (path, Path(f"{path}.1")):
+                file.unlink(missing_ok=True)
+
+    async def _refresh_volumes(self) -> None:
+        """Changed ConfigMaps and Secrets, and tokens before they expire, reach a running pod."""
+        now_s = asyncio.get_running_loop().time()
+        if not self.pod.spec.volumes or self.sandbox is None or now_s - self._refreshed_s < _REFRESH_S:
+            return
+        self._refreshed_s = now_s
+        try:
+            sources = await source.fetch(self._context.client, self.pod)
+            await volume.set_up(self._pod_with_addresses(), self._directory, sources, self._context.tokens.get)
+        except (ApiError, volume.BadVolume) as e:
+            log.info("Volumes not refreshed", extra={"pod": str(self.pod.key), "problem": str(e)})
+
+    # ---- status
+
+    def _pod_with_addresses(self) -> Pod:
+        """What the downward API shows must not wait for the status to come back from the API server."""
+        return msgspec.structs.replace(self.pod, status=status.compute(self._pod_as_published(), self._situation()))
+
+    def _pod_as_published(self) -> Pod:
+        """The pod with our last status and everybody else's conditions."""
+        if self._published is None:
+            return self.pod
+        own = [entry for entry in self._published.conditions if entry.type in status.OWN_CONDITIONS]
+        others = [entry for entry in self.pod.status.conditions if entry.type not in status.OWN_CONDITIONS]
+        conditions: Iterable[Condition] = (*own, *others)
+        merged = msgspec.structs.replace(self._published, conditions=tuple(conditions))
+        return msgspec.structs.replace(self.pod, status=merged)
+
+    def _situation(self) -> Situation:
+        addresses = self.sandbox.addresses if self.sandbox is not None else ()
+        if self._phase and not addresses and self._published is not None:
+            addresses = tuple(entry.ip for entry in self._published.pod_ips)
+        return Situation(
+            observed={entry.name: self._observe(entry) for entry in self._all_containers()},
+            host_ips=self._context.machine.addresses,
+            pod_ips=addresses,
+            has_sandbox=self.sandbox is not None,
+            initialized=self._initialized,
+            phase=self._phase,
+            start_time_ns=self._began_ns,
+            now_ns=clock.now_ns(),
+        )
+
+    def _all_containers(self) -> tuple[Container, ...]:
+        return (*self.pod.spec.init_containers, *self.pod.spec.containers)
+
+    def _observe(self, container: Container) -> Observed:
+        name = container.name
+        run = self.runs.get(name)
+        refusal = self._refusals.get(name)
+        if run is None:
+            return Observed(waiting=(refusal.reason, refusal.message) if refusal else None)
+        waiting = (refusal.reason, refusal.message) if refusal else self._back_off_text(container, run)
+        return Observed(
+            record=run.record,
+            run=run.status,
+            message=self._termination_message(run) if run.status.exit_code is not None else "",
+            ready=run.ready and run.is_running,
+            started=run.started and run.is_running,
+            waiting=waiting,
+            last=self._last.get(name),
+        )
+
+    def _back_off_text(self, container: Container, run: Run) -> tuple[str, str] | None:
+        if self._phase or run.is_running or self.pod.is_terminating:
+            return None
+        policy = "Always" if decision.is_sidecar(container) else self.pod.spec.restart_policy
+        view = View(attempt=run.record.attempt, exit_code=run.status.exit_code or 0)
+        delay_s = self._delays.get(container.name, 0.0)
+        if delay_s <= 0 or not decision.should_restart(policy, view):
+            return None
+        meta = self.pod.metadata
+        where = f"{meta.name}_{meta.namespace}({meta.uid})"
+        text = f"back-off {_duration(delay_s)} restarting failed container={container.name} pod={where}"
+        return "CrashLoopBackOff", text
+
+    def _termination_message(self, run: Run) -> str:
+        try:
+            with open(run.directory / "termination-log", "rb") as file:
+                return file.read(_MESSAGE_BYTES).decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    async def _publish(self) -> float | None:
+        """Writes the status when it has changed; returns a pause when it has to be tried again."""
+        fresh = status.compute(self._pod_as_published(), self._situation())
+        if self._forgotten or fresh == (self._published or self.pod.status):
+            return None
+        meta = self.pod.metadata
+        document = {"metadata": {"uid": meta.uid}, "status": status.document(fresh)}
+        try:
+            await self._context.client.patch(
+                PODS, meta.name, patch.merge(document), meta.namespace, subresource="status"
+            )
+        except (NotFound, Conflict):
+            return None  # gone, or another pod of that name: the watch will tell
+        except ApiError as e:
+            log.warning("Status not written", extra={"pod": str(self.pod.key), "problem": e.message})
+            return 1.0
+        self._published = fresh
+        return None
+
+    def _tell(self, reason: str, message: str, *, warning: bool = False) -> None:
+        self._context.events.tell(self.pod, reason, message, warning=warning)
+
+
+async def _wait_ended(runs: list[Run], timeout_s: float | None) -> None:
+    """Until none of them runs, or the time is over."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            for run in runs:
+                if run.is_running:
+                    await run.ended.wait()
+
+
+def _duration(seconds: float) -> str:
+    """As Go prints durations: 10s, 1m20s, 5m0s."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
