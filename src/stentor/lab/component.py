@@ -40,7 +40,7 @@ class Component(msgspec.Struct, frozen=True):
 
 
 def _apiserver(plan: Plan, cluster: Cluster, machine: Machine) -> list[str]:
-    listen = [f"{_bracketed(address)}:{API_PORT}" for address in machine.node_addresses] + [f"127.0.0.1:{API_PORT}"]
+    listen = [f"{bracketed(address)}:{API_PORT}" for address in machine.node_addresses] + [f"127.0.0.1:{API_PORT}"]
     return [
         *("--data", "/var/lib/stentor-lab/apiserver", "--pki", f"{_KUBERNETES}/pki"),
         *(word for address in listen for word in ("--listen", address)),
@@ -205,5 +205,6 @@ def manifest(component: Component, pod: Pod, machine: Machine, version: str) -> 
     }
 
 
-def _bracketed(address: IPAddress) -> str:
+def bracketed(address: IPAddress) -> str:
+    """As a host of URLs and listen addresses."""
     return f"[{address}]" if address.version == 6 else str(address)

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sized
 
 from stentor.lab import component, progress
 from stentor.lab.control import (
@@ -40,6 +41,7 @@ from stentor.sys.process import set_name
 
 _READINESS = "stentor.lab.readiness"
 _COMMAND_ALIVE_S = 1.0
+_HOPELESS_STARTS = 4
 
 
 def run(plan: Plan, place: Place, events: int) -> int:
@@ -82,7 +84,10 @@ class Daemon:
         preparing = self._prepare() if self.plan.clusters else 0
         self.fleet.build()
         made = (self.plan.networks, "network"), (self.plan.machines, "machine")
-        self._step("made " + ", ".join(f"{len(things)} {name}{'s'[: len(things) != 1]}" for things, name in made))
+        self._tell(
+            progress.Kind.STEP,
+            "made " + ", ".join(f"{len(things)} {name}{'s'[: len(things) != 1]}" for things, name in made),
+        )
         if preparing and os.waitpid(preparing, 0)[1] != 0:
             raise LabError(f"certificates and configuration cannot be prepared; see {self.place.log}")
 
@@ -99,6 +104,7 @@ class Daemon:
             for relay in self.relays.values():
                 jobs.keep("relay", relay.serve)
             jobs.once("start", self._bring_up())
+            jobs.once("watch", self._watch())
             await over.wait()
 
     def _prepare(self) -> int:
@@ -118,23 +124,35 @@ class Daemon:
             sys.stderr.flush()
             os._exit(status)
 
-    def _step(self, text: str) -> None:
-        progress.tell(self.events, progress.Kind.STEP, text)
+    def _tell(self, kind: progress.Kind, text: str) -> None:
+        if self.events >= 0:
+            progress.tell(self.events, kind, text)
 
     async def _bring_up(self) -> None:
         try:
             await self.fleet.start_all()
             await asyncio.gather(self._await_commands(), *(self._judge(cluster.name) for cluster in self.plan.clusters))
         except LabError as e:
-            progress.tell(self.events, progress.Kind.FAILED, str(e))
+            self._tell(progress.Kind.FAILED, str(e))
         except Exception as e:
             traceback.print_exc()
-            progress.tell(self.events, progress.Kind.FAILED, f"{type(e).__name__}: {e}; see {self.place.log}")
+            self._tell(progress.Kind.FAILED, f"{type(e).__name__}: {e}; see {self.place.log}")
         else:
             self.ready = True
-            progress.tell(self.events, progress.Kind.READY, "")
-        finally:
-            os.close(self.events)
+            self._tell(progress.Kind.READY, "")
+        os.close(self.events)
+        self.events = -1
+
+    async def _watch(self) -> None:
+        """Gives up early when a process ends again and again before the lab is ready."""
+        while self.events >= 0:
+            for process in self.fleet.all_processes():
+                if process.starts >= _HOPELESS_STARTS and process.state is State.WAITING:
+                    name = f"{process.machine}/{process.name}"
+                    words = f"ends again and again, with {process.last_exit}: {process.last_words()}"
+                    self._tell(progress.Kind.FAILED, f"{name} {words}")
+                    return
+            await asyncio.sleep(0.1)
 
     async def _judge(self, cluster_name: str) -> None:
         """A task inside the control plane's network applies manifests and says when the cluster is ready."""
@@ -196,3 +214,7 @@ class Daemon:
 def _process_status(process: Process) -> ProcessStatus:
     pid = process.pid if process.state is State.RUNNING else 0
     return ProcessStatus(process.name, process.state, pid, process.starts, process.last_exit, str(process.log))
+
+
+def _count(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'s' if len(things) != 1 else ''}"

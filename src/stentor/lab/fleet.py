@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 from stentor.lab import component, machine, segment
 from stentor.lab.errors import LabError, NotReadyError
@@ -47,6 +48,10 @@ class Fleet:
         if name not in self.machines:
             raise LabError(f"machine {name} is stopped: `stentor lab start {name}` starts it")
         return self.machines[name]
+
+    def all_processes(self) -> Iterator[Process]:
+        for processes in self.processes.values():
+            yield from processes.values()
 
     async def start_all(self) -> None:
         await asyncio.gather(*(self._start_processes(each) for each in self.plan.machines))

@@ -1,0 +1,122 @@
+"""Judges whether a cluster is ready, and applies the topology's manifests; a task of `lab up`.
+
+Ready: every node Ready, every CRD of this installation Established and in discovery, the `default` ServiceAccount in each
+namespace, an operator that leads. Runs in the control plane's network and reports over standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from stentor.api import crd
+from stentor.api.core import CUSTOM_RESOURCE_DEFINITIONS, LEASES, NAMESPACES, NODES, SERVICE_ACCOUNTS
+from stentor.kube.client import Client
+from stentor.kube.config import load
+from stentor.kube.errors import ApiError, NotFound
+from stentor.lab import manifest, progress
+
+_POLL_S = 0.02
+_REMIND_S = 5.0
+_LEASE = "cilium-operator-resource-lock"
+_LEASE_NAMESPACE = "kube-system"
+
+
+class _GroupVersion(msgspec.Struct, frozen=True):
+    version: str
+
+
+class _Group(msgspec.Struct, frozen=True):
+    name: str
+    versions: tuple[_GroupVersion, ...] = ()
+
+
+class _Groups(msgspec.Struct, frozen=True):
+    groups: tuple[_Group, ...] = ()
+
+
+def main(argv: list[str]) -> int:
+    """0 when the cluster is ready and the manifests are applied; else the reason has been told."""
+    parser = argparse.ArgumentParser(prog="lab-readiness")
+    parser.add_argument("--kubeconfig", type=Path, required=True)
+    parser.add_argument("--cluster", required=True)
+    parser.add_argument("--nodes", required=True)
+    parser.add_argument("manifests", nargs="*", type=Path)
+    arguments = parser.parse_args(argv)
+    nodes = tuple(arguments.nodes.split(","))
+    try:
+        asyncio.run(_judge(arguments.kubeconfig, arguments.cluster, nodes, arguments.manifests))
+    except manifest.ManifestError as e:
+        progress.tell(sys.stdout.fileno(), progress.Kind.FAILED, str(e))
+        return 1
+    return 0
+
+
+async def _judge(kubeconfig: Path, cluster: str, nodes: tuple[str, ...], manifests: list[Path]) -> None:
+    async with Client(load(kubeconfig), timeout_s=5.0, user_agent="stentor-lab") as client:
+        await _wait(cluster, client, nodes)
+        _step(f"cluster {cluster}: {', '.join(nodes)} Ready, operator leads")
+        for file in manifests:
+            _step(f"cluster {cluster}: applied {await manifest.apply(client, file)} objects of {file.name}")
+
+
+async def _wait(cluster: str, client: Client, nodes: tuple[str, ...]) -> None:
+    """Until nothing is missing; says every few seconds what is."""
+    loop = asyncio.get_running_loop()
+    reminder = loop.time() + _REMIND_S
+    while True:
+        try:
+            missing = await anext(_missing(client, nodes), "")
+        except ApiError as e:
+            missing = f"its API server: {e.message}"
+        if not missing:
+            return
+        if loop.time() > reminder:
+            _step(f"cluster {cluster}: waiting for {missing}")
+            reminder += _REMIND_S
+        await asyncio.sleep(_POLL_S)
+
+
+async def _missing(client: Client, nodes: tuple[str, ...]) -> AsyncIterator[str]:
+    """What is not there yet, in the order in which it usually comes; nothing when the cluster is ready."""
+    definitions = {d.metadata.name: d for d in (await client.list(CUSTOM_RESOURCE_DEFINITIONS)).items}
+    for wanted in crd.DEFINITIONS:
+        name = f"{wanted.kind.plural}.{wanted.kind.group}"
+        found = definitions.get(name)
+        if not (found and any(c.type == "Established" and c.status == "True" for c in found.status.conditions)):
+            yield f"CRD {name} to be Established"
+    try:
+        holder = (await client.get(LEASES, _LEASE, _LEASE_NAMESPACE)).spec.holder_identity
+    except NotFound:
+        holder = None
+    if not holder:
+        yield "an operator to lead"
+    known = {node.metadata.name: node for node in (await client.list(NODES)).items}
+    for name in nodes:
+        condition = (
+            next((c for c in known[name].status.conditions if c.type == "Ready"), None) if name in known else None
+        )
+        if condition is None:
+            yield f"node {name} to register"
+        elif condition.status != "True":
+            yield f"node {name} to be Ready ({condition.reason}: {condition.message})"
+    groups = msgspec.json.decode(await client.request("GET", "/apis"), type=_Groups).groups
+    served = {(group.name, version.version) for group in groups for version in group.versions}
+    for wanted in crd.DEFINITIONS:
+        if (wanted.kind.group, wanted.kind.version) not in served:
+            yield f"{wanted.kind.api_version} in discovery"
+    accounts = {
+        a.metadata.namespace for a in (await client.list(SERVICE_ACCOUNTS)).items if a.metadata.name == "default"
+    }
+    for namespace in (await client.list(NAMESPACES)).items:
+        if namespace.metadata.name not in accounts and not namespace.is_terminating:
+            yield f"ServiceAccount default in namespace {namespace.metadata.name}"
+
+
+def _step(text: str) -> None:
+    progress.tell(sys.stdout.fileno(), progress.Kind.STEP, text)
