@@ -1,0 +1,95 @@
+"""The bgp process: ``stentor bgp run CONFIG.yaml``, or without a file one that is configured over its control socket."""
+
+import argparse
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from stentor.bgp.config import Config, load
+from stentor.bgp.control import Control
+from stentor.bgp.errors import BgpError, Cease
+from stentor.bgp.speaker import Speaker
+from stentor.bgp.wire import Notification, shutdown
+from stentor.runtime.log import set_up
+
+SOCKET = "/run/stentor/bgp.sock"
+BFD_SOCKET = "/run/stentor/bfd.sock"
+STATE_DIR = "/run/stentor"
+
+log = logging.getLogger(__name__)
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """The process's flags."""
+    parser = argparse.ArgumentParser(prog="stentor bgp run", description="Speak BGP.")
+    parser.add_argument("config", nargs="?", help="YAML file; without it the control socket configures")
+    parser.add_argument("--socket", default=SOCKET, help="control socket (default %(default)s)")
+    parser.add_argument("--bfd-socket", default=BFD_SOCKET, help="socket of the BFD process (default %(default)s)")
+    parser.add_argument(
+        "--state-dir", default=STATE_DIR, help="remembers restarts; lost at reboot (default %(default)s)"
+    )
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
+    parser.add_argument("--debug", action="store_true", help="log more")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> int:
+    """Run until SIGTERM; SIGHUP reads the configuration again. The exit status."""
+    arguments = parse_arguments(argv)
+    set_up(debug=arguments.debug)
+    try:
+        config = load(arguments.config) if arguments.config else Config()
+        if arguments.check:
+            return 0
+        asyncio.run(_run(arguments, config))
+    except (BgpError, OSError) as error:
+        print(f"stentor bgp: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(arguments: argparse.Namespace, config: Config) -> None:
+    loop = asyncio.get_running_loop()
+    gc.set_threshold(100_000, 20, 100)
+    speaker = Speaker(loop, state_dir=Path(arguments.state_dir), bfd_path=arguments.bfd_socket)
+    control = Control(speaker, Path(arguments.socket))
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    loop.add_signal_handler(signal.SIGHUP, _reload, speaker, arguments.config)
+    speaker.apply(config)
+    await control.start()
+    log.info("speaking BGP", extra={"instances": len(config.instances), "socket": arguments.socket})
+    try:
+        await ended.wait()
+    finally:
+        control.close()
+        speaker.stop(_farewell(speaker))
+
+
+def _farewell(speaker: Speaker) -> Notification | None:
+    """Silence where a peer keeps our routes during a restart, an administrative shutdown where none does."""
+    is_graceful = any(
+        neighbour.exchange is not None
+        and neighbour.config.graceful_restart.enabled
+        and neighbour.exchange.session.peer.capabilities.graceful is not None
+        for _, neighbour in speaker.neighbours()
+    )
+    return None if is_graceful else shutdown(Cease.SHUTDOWN)
+
+
+def _reload(speaker: Speaker, path: str | None) -> None:
+    if path is None:
+        return
+    try:
+        speaker.apply(load(path))
+        log.info("configuration read again", extra={"path": path})
+    except BgpError as error:
+        log.error("configuration not applied", extra={"path": path, "reason": str(error)})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

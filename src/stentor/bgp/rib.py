@@ -1,0 +1,279 @@
+"""Routes: Adj-RIB-In and Adj-RIB-Out of each session and the Loc-RIB between them (RFC 4271 §3.2), one set a family.
+
+    UPDATE ─► Inbound (as received) ─ import policy ─► Table (candidates, best) ─ export policy ─► Outbound (as sent) ─► UPDATE
+
+Keys are wire-form prefixes, values interned paths, so that a message is handled by a few dictionary operations in C, not by
+a step a prefix. A change only marks prefixes dirty in each Outbound; the messages are made when the peer can take them, from
+what is true then: a slow peer costs a set of prefixes, never a queue of messages.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+import msgspec
+
+from stentor.bgp.attribute import GRACEFUL_SHUTDOWN, LLGR_STALE, NO_LLGR, Attributes
+from stentor.bgp.decision import Path, Source, rank, select
+from stentor.bgp.nlri import Family, Prefix
+from stentor.bgp.policy import Policy
+
+INTERN_LIMIT = 50_000
+
+
+class Table:
+    """The Loc-RIB of one family: the best path of each prefix and, where there are several, all candidates."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.best: dict[Prefix, Path] = {}
+        self.rivals: dict[Prefix, tuple[Path, ...]] = {}
+
+    def candidates(self, prefix: Prefix) -> tuple[Path, ...]:
+        """All accepted paths of a prefix, in no order."""
+        several = self.rivals.get(prefix)
+        if several is not None:
+            return several
+        one = self.best.get(prefix)
+        return () if one is None else (one,)
+
+    def announce(self, path: Path, prefixes: Sequence[Prefix]) -> Sequence[Prefix]:
+        """Set ``path`` as its source's path (of its path id) to each prefix; the prefixes with any change."""
+        best = self.best
+        if best.keys().isdisjoint(prefixes):
+            best.update(dict.fromkeys(prefixes, path))
+            return prefixes
+        touched = []
+        rivals = self.rivals
+        source, path_id = path.source, path.path_id
+        winners: dict[Path, Path] = {}
+        for prefix in prefixes:
+            old = best.get(prefix)
+            if old is path:
+                continue
+            if prefix in rivals:
+                if path in rivals[prefix]:
+                    continue
+                self._replace(prefix, source, path_id, path)
+            elif old is None or (old.source is source and old.path_id == path_id):
+                best[prefix] = path
+            else:
+                rivals[prefix] = (old, path)
+                winner = winners.get(old)
+                if winner is None:
+                    winner = winners[old] = select((old, path))
+                best[prefix] = winner
+            touched.append(prefix)
+        return touched
+
+    def withdraw(self, source: Source, prefixes: Iterable[Prefix], path_id: int = 0) -> list[Prefix]:
+        """Remove the source's path to each prefix; the prefixes with any change."""
+        touched = []
+        best, rivals = self.best, self.rivals
+        for prefix in prefixes:
+            if prefix in rivals:
+                if self._replace(prefix, source, path_id, None):
+                    touched.append(prefix)
+                continue
+            old = best.get(prefix)
+            if old is not None and old.source is source and old.path_id == path_id:
+                del best[prefix]
+                touched.append(prefix)
+        return touched
+
+    def _replace(self, prefix: Prefix, source: Source, path_id: int, path: Path | None) -> bool:
+        before = self.rivals[prefix]
+        left = tuple(p for p in before if p.source is not source or p.path_id != path_id)
+        if path is not None:
+            left = (*left, path)
+        elif len(left) == len(before):
+            return False
+        if len(left) == 1:
+            del self.rivals[prefix]
+        else:
+            self.rivals[prefix] = left
+        self.best[prefix] = select(left)
+        return True
+
+
+class Import(msgspec.Struct, frozen=True):
+    """What decides on received routes. ``own_as_limit`` is how often our AS may appear in a path."""
+
+    policy: Policy
+    local_as: int
+    identifier: int
+    is_external: bool
+    own_as_limit: int = 0
+    enforce_first_as: bool = True
+
+
+class Inbound:
+    """The Adj-RIB-In of one session and family: every route as received, feeding ``table`` through the import policy."""
+
+    def __init__(self, table: Table, source: Source, rules: Import, *, has_path_ids: bool) -> None:
+        self.table = table
+        self.source = source
+        self.rules = rules
+        self.has_path_ids = has_path_ids
+        self.routes: dict[bytes, Path] = {}
+        self.stale: set[bytes] = set()
+        self.is_complete = False
+        self._paths: dict[tuple[int, Attributes], Path] = {}
+        self._accepted: dict[tuple[int, Attributes, int], Path] = {}
+
+    def announce(self, attributes: Attributes, keys: list[bytes]) -> Sequence[Prefix]:
+        """Routes as received; the prefixes whose candidates changed."""
+        if self.stale:
+            self.stale.difference_update(keys)
+        if not self.has_path_ids:
+            path = self._intern(attributes, 0)
+            self.routes.update(dict.fromkeys(keys, path))
+            return self._offer(path, keys)
+        touched: list[Prefix] = []
+        groups: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        for key in keys:
+            groups[key[:4]].append(key)
+        for path_id, members in groups.items():
+            path = self._intern(attributes, int.from_bytes(path_id, "big"))
+            self.routes.update(dict.fromkeys(members, path))
+            touched += self._offer(path, [key[4:] for key in members])
+        return touched
+
+    def withdraw(self, keys: Iterable[bytes]) -> list[Prefix]:
+        """Routes that are gone; the prefixes whose candidates changed."""
+        gone = [key for key in keys if self.routes.pop(key, None) is not None]
+        if self.stale:
+            self.stale.difference_update(gone)
+        return self._retract(gone)
+
+    def mark_stale(self) -> None:
+        """The session is gone or re-sends everything: what is not announced again until ``sweep`` goes (RFC 4724, 7313)."""
+        self.stale = set(self.routes)
+        self.is_complete = False
+
+    def sweep(self, limit: int | None = None) -> list[Prefix]:
+        """Withdraw (at most ``limit``) stale routes; the prefixes whose candidates changed."""
+        return self.withdraw(list(islice(self.stale, limit)))
+
+    def drain(self, limit: int) -> list[Prefix]:
+        """Forget ``limit`` routes of a session that ended; empty ``routes`` is the end."""
+        return self.withdraw(list(islice(self.routes, limit)))
+
+    def make_long_lived(self) -> list[Prefix]:
+        """Keep stale routes as a last resort: with LLGR_STALE, but not those with NO_LLGR (RFC 9494 §4.2)."""
+        groups: defaultdict[Path, list[bytes]] = defaultdict(list)
+        for key in self.stale:
+            groups[self.routes[key]].append(key)
+        touched: list[Prefix] = []
+        for path, keys in groups.items():
+            communities = path.attributes.communities
+            if NO_LLGR in communities:
+                touched += self.withdraw(keys)
+            elif LLGR_STALE not in communities:
+                marked = tuple(sorted({*communities, LLGR_STALE}))
+                touched += self.announce(msgspec.structs.replace(path.attributes, communities=marked), keys)
+                self.stale.update(keys)
+        return touched
+
+    def reconsider(self, rules: Import) -> list[Prefix]:
+        """Apply new rules to everything received, without asking the peer again."""
+        self.rules = rules
+        self._accepted.clear()
+        groups: defaultdict[Path, list[bytes]] = defaultdict(list)
+        for key, path in self.routes.items():
+            groups[path].append(key[4:] if self.has_path_ids else key)
+        return [prefix for path, prefixes in groups.items() for prefix in self._offer(path, prefixes)]
+
+    def verdict(self, attributes: Attributes) -> str:
+        """Why the protocol itself forbids these attributes, empty when it does not."""
+        rules = self.rules
+        asns = [asn for segment in attributes.as_path for asn in segment.asns]
+        if asns.count(rules.local_as) > rules.own_as_limit:
+            return "our AS is in the path"
+        if rules.is_external and rules.enforce_first_as and asns[:1] != [self.source.asn]:
+            return "the path does not begin with the peer's AS"
+        if attributes.originator_id is not None and int.from_bytes(attributes.originator_id, "big") == rules.identifier:
+            return "we are the originator"
+        if rules.identifier.to_bytes(4, "big") in attributes.cluster_list:
+            return "our cluster is in the path"
+        return ""
+
+    def find(self, prefix: Prefix) -> list[Path]:
+        """The peer's paths to a prefix as received."""
+        if not self.has_path_ids:
+            path = self.routes.get(prefix)
+            return [] if path is None else [path]
+        return [path for key, path in self.routes.items() if key[4:] == prefix]
+
+    def explain(self, path: Path, prefix: Prefix) -> str:
+        """What the import policy says about a path."""
+        policy, local_as = self.rules.policy, self.rules.local_as
+        verdict = policy.apply(self.table.family, path, path.attributes, [prefix], local_as)[0]
+        decided = "rejects" if verdict.attributes is None else "accepts"
+        return f"import policy {policy.name!r}, statement {verdict.statement!r} {decided}"
+
+    def _offer(self, path: Path, prefixes: list[Prefix]) -> Sequence[Prefix]:
+        table, rules = self.table, self.rules
+        if self.verdict(path.attributes):
+            return table.withdraw(self.source, prefixes, path.path_id)
+        received = path.attributes
+        if rules.is_external and GRACEFUL_SHUTDOWN in received.communities:
+            received = msgspec.structs.replace(received, local_pref=0)  # RFC 8326 §4: the peer is about to go
+        verdicts = rules.policy.apply(table.family, path, received, prefixes, rules.local_as)
+        if len(verdicts) == 1 and verdicts[0].attributes is path.attributes:
+            return table.announce(path, prefixes)
+        touched: list[Prefix] = []
+        for verdict in verdicts:
+            if verdict.attributes is None:
+                touched += table.withdraw(self.source, verdict.prefixes, path.path_id)
+            else:
+                accepted = self._intern(verdict.attributes, path.path_id)
+                touched += table.announce(accepted, verdict.prefixes)
+        return touched
+
+    def _retract(self, keys: list[bytes]) -> list[Prefix]:
+        if not self.has_path_ids:
+            return self.table.withdraw(self.source, keys)
+        touched: list[Prefix] = []
+        for key in keys:
+            touched += self.table.withdraw(self.source, (key[4:],), int.from_bytes(key[:4], "big"))
+        return touched
+
+    def _intern(self, attributes: Attributes, path_id: int) -> Path:
+        key = (path_id, attributes)
+        path = self._paths.get(key)
+        if path is None:
+            if len(self._paths) >= INTERN_LIMIT:
+                self._paths = {(p.path_id, p.attributes): p for p in {*self.routes.values()}}
+            path = self._paths[key] = Path(self.source, attributes, path_id)
+        return path
+
+
+class Local:
+    """Our own routes of one family: each owner (configuration, a control client) has its own set."""
+
+    def __init__(self, table: Table, source: Source) -> None:
+        self.table = table
+        self.source = source
+        self.routes: dict[Prefix, Path] = {}
+        self._paths: dict[tuple[Attributes, tuple[str, ...]], Path] = {}
+
+    def announce(self, attributes: Attributes, tags: tuple[str, ...], prefixes: Sequence[Prefix]) -> Sequence[Prefix]:
+        """Originate prefixes; those with any change."""
+        key = (attributes, tags)
+        path = self._paths.get(key)
+        if path is None:
+            path = self._paths[key] = Path(self.source, attributes, tags=tags)
+        self.routes.update(dict.fromkeys(prefixes, path))
+        return self.table.announce(path, prefixes)
+
+    def withdraw(self, prefixes: Iterable[Prefix]) -> list[Prefix]:
+        """Stop to originate prefixes; those with any change."""
+        gone = [prefix for prefix in prefixes if self.routes.pop(prefix, None) is not None]
+        return self.table.withdraw(self.source, gone)
+
+
+def rank_candidates(table: Table, prefix: Prefix, limit: int) -> list[Path]:
+    """The best ``limit`` paths of a prefix."""
+    candidates = table.candidates(prefix)
+    return rank(candidates, limit) if len(candidates) > 1 else list(candidates)
