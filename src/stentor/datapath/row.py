@@ -25,6 +25,7 @@ from stentor.datapath.maps import (
 from stentor.net.address import Addr, Prefix
 from stentor.tables.endpoint import EndpointEntry
 from stentor.tables.ipcache import IPCacheEntry, IPCacheFlag
+from stentor.tables.masquerade import Exclusion, Uplink
 from stentor.tables.node import NodeAddress
 from stentor.tables.policy import Action, Direction, Form, PeerKey, PolicyPeer, PolicyRule, RuleKey
 
@@ -45,20 +46,6 @@ class Codec(msgspec.Struct, Generic[K, R], frozen=True):
     place: Callable[[K], tuple[str, bytes]]
     encode: Callable[[R], bytes]
     decode: Callable[[str, bytes, bytes], tuple[K, R]]
-
-
-class Uplink(msgspec.Struct, frozen=True, kw_only=True):
-    """A device that leads out of the cluster, and what pods' addresses become there; None leaves a family as it is."""
-
-    ifindex: int
-    ipv4: Addr | None = None
-    ipv6: Addr | None = None
-
-
-class Exclusion(msgspec.Struct, frozen=True, kw_only=True):
-    """Destinations that see pods' own addresses."""
-
-    prefix: Prefix
 
 
 def _encode_endpoint(row: EndpointEntry) -> bytes:

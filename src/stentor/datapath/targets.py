@@ -5,8 +5,8 @@ targets.ipcache(…)                Prefix → tables.ipcache.IPCacheEntry
 targets.nodes(…)                  Addr → tables.node.NodeAddress
 targets.peers(…)                  PeerKey → tables.policy.PolicyPeer
 targets.rules(…)                  RuleKey → tables.policy.PolicyRule (classes and ranges)
-targets.uplinks(…)                ifindex → row.Uplink
-targets.exclusions(…)             Prefix → row.Exclusion
+targets.uplinks(…)                ifindex → tables.masquerade.Uplink
+targets.exclusions(…)             Prefix → tables.masquerade.Exclusion
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import Final, Generic, TypeVar
 
 from stentor.datapath import row as rows
 from stentor.datapath.errors import MapFull
-from stentor.datapath.row import Codec, Exclusion, Uplink
+from stentor.datapath.row import Codec
 from stentor.net.address import Addr, Prefix
 from stentor.sys.bpf import Map
 from stentor.tables.endpoint import EndpointEntry
 from stentor.tables.ipcache import IPCacheEntry
+from stentor.tables.masquerade import Exclusion, Uplink
 from stentor.tables.node import NodeAddress
 from stentor.tables.policy import PeerKey, PolicyPeer, PolicyRule, RuleKey
 

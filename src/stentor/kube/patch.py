@@ -29,6 +29,11 @@ def json(operations: Sequence[JsonObject]) -> Patch:
     return Patch("application/json-patch+json", raw.encode_document(operations))
 
 
+def strategic(document: Mapping[str, Any]) -> Patch:
+    """Strategic merge patch, for built-in kinds: lists with merge keys (conditions by type) are merged."""
+    return Patch("application/strategic-merge-patch+json", raw.encode_document(document))
+
+
 def apply(kind: Kind[Any], obj: Resource, *, manager: str, force: bool = True) -> Patch:
     """Server-side apply: `manager` comes to own exactly the fields set in `obj`; the object is created when missing."""
     parameters = {"fieldManager": manager, "force": "true" if force else "false"}

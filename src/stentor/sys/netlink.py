@@ -26,7 +26,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_
 _IFLA_AF_SPEC, _IFLA_GROUP, _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 26, 27, 8, 1
 _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_COLLECT_METADATA = 7, 15, 25
 _RTA_METRICS, _RTA_PREFSRC, _RTA_PRIORITY, _RTA_TABLE, _RTAX_MTU = 8, 7, 6, 15, 2
-_SCOPE_LINK = 253
+_SCOPE_LINK, _RTN_UNICAST, _RTN_UNREACHABLE = 253, 1, 7
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _BR_FORWARD_DELAY, _BR_MCAST_SNOOPING = 1, 23
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -141,20 +141,23 @@ def delete_group(group: int) -> Message:
 
 
 class DeviceRoute(msgspec.Struct, frozen=True):
-    """A route of scope link through a device. `priority`, `mtu` and `source` 0 or None leave the kernel's choice."""
+    """A route of scope link through a device; with index 0 and no gateway the destination is unreachable. `priority`, `mtu`
+    and `source` 0 or None leave the kernel's choice."""
 
     destination: IPNetwork
-    index: int
+    index: int = 0
     source: IPAddress | None = None
     gateway: IPAddress | None = None
     mtu: int = 0
     priority: int = 0
     table: int = 254
+    protocol: int = 4
 
 
 def put_route(route: DeviceRoute) -> Message:
     """Add or replace."""
-    return Message(_NEWROUTE, _CREATE | _REPLACE, _route(route, kind=1))
+    kind = _RTN_UNICAST if route.index or route.gateway is not None else _RTN_UNREACHABLE
+    return Message(_NEWROUTE, _CREATE | _REPLACE, _route(route, kind=kind))
 
 
 def delete_route(route: DeviceRoute) -> Message:
@@ -163,9 +166,9 @@ def delete_route(route: DeviceRoute) -> Message:
 
 def _route(route: DeviceRoute, *, kind: int) -> bytes:
     family = _family(route.destination.version)
-    scope = 0 if route.gateway is not None or family == socket.AF_INET6 else _SCOPE_LINK
+    scope = _SCOPE_LINK if route.index and route.gateway is None and family == socket.AF_INET else 0
     table = route.table if route.table < 256 else 0
-    head = struct.pack("=BBBBBBBBI", family, route.destination.prefixlen, 0, 0, table, 4, scope, kind, 0)
+    head = struct.pack("=BBBBBBBBI", family, route.destination.prefixlen, 0, 0, table, route.protocol, scope, kind, 0)
     body = head + _u32(_RTA_TABLE, route.table)
     if route.destination.prefixlen:
         body += _attribute(_RTA_DST, route.destination.network_address.packed)

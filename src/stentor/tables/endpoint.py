@@ -65,6 +65,46 @@ class EndpointEntry(msgspec.Struct, frozen=True, kw_only=True):
     flags: int = 0
 
 
+class PublishedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A CiliumEndpoint, as far as others need it: written for this node's endpoints, read for all others."""
+
+    namespace: str
+    name: str
+    pod_uid: str = ""
+    endpoint_id: int = 0
+    identity: int = 0
+    labels: tuple[str, ...] = ()
+    addresses: tuple[Addr, ...] = ()
+    node: Addr | None = None
+    state: str = ""
+    container_id: str = ""
+    container_ifname: str = ""
+    service_account: str = ""
+    named_ports: tuple[tuple[str, int, int], ...] = ()
+    encrypt_key: int = 0
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.namespace, self.name)
+
+
+def published_endpoints(name: str = "cilium-endpoints") -> Table[tuple[str, str], PublishedEndpoint]:
+    """By (namespace, name)."""
+    return Table(
+        name,
+        lambda row: row.key,
+        indexes={"address": lambda row: row.addresses, "node": lambda row: (row.node,)},
+        columns=(
+            Column("NAMESPACE", lambda row: row.namespace),
+            Column("NAME", lambda row: row.name),
+            Column("IDENTITY", lambda row: row.identity),
+            Column("STATE", lambda row: row.state),
+            Column("ADDRESSES", lambda row: ", ".join(map(str, row.addresses))),
+            Column("NODE", lambda row: row.node or ""),
+        ),
+    )
+
+
 def endpoints() -> Table[int, Endpoint]:
     """By endpoint id."""
     return Table(

@@ -9,15 +9,15 @@ from stentor.state import Column, Table
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """A unicast route in table `table`. `mtu` and `metric` 0 leave the kernel's choice."""
+    """A route in table `table`; without a device it says that the prefix is unreachable. `mtu` and `metric` 0 leave the
+    kernel's choice."""
 
     prefix: Prefix
-    device: str
+    device: str = ""
     gateway: Addr | None = None
     source: Addr | None = None
     mtu: int = 0
     metric: int = 0
-    scope_link: bool = True
     table: int = 254
 
     @property
@@ -39,7 +39,7 @@ def routes() -> Table[RouteKey, Route]:
         indexes={"device": lambda row: (row.device,)},
         columns=(
             Column("PREFIX", lambda row: row.prefix),
-            Column("DEVICE", lambda row: row.device),
+            Column("DEVICE", lambda row: row.device or "unreachable"),
             Column("GATEWAY", lambda row: row.gateway or ""),
             Column("MTU", lambda row: row.mtu or ""),
         ),

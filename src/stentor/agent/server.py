@@ -1,0 +1,152 @@
+"""The CNI socket: requests of `stentor-cni` to endpoints and back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from stentor.agent.cni import Request, add_result, error_result, parse_request, version_result
+from stentor.agent.endpoint import Endpoints
+from stentor.agent.errors import CniError, NotAvailable
+from stentor.agent.store import StateDirectory
+from stentor.tables.endpoint import Endpoint
+
+_MAX_REQUEST: Final = 1 << 20
+_READ_S: Final = 10.0
+_ANSWER_S: Final = 80.0
+
+log = logging.getLogger(__name__)
+
+
+def listen(path: Path) -> socket.socket:
+    """A unix socket that only root may use, in place of one that an earlier process left behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener.bind(str(aside))
+    aside.chmod(0o600)
+    listener.listen(512)
+    aside.rename(path)
+    listener.setblocking(False)
+    return listener
+
+
+class CniServer:
+    """Answers requests. `in_force` waits, for a short while, until an endpoint with an identity has its policy."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        store: StateDirectory,
+        *,
+        in_force: Callable[[Endpoint], Awaitable[None]],
+        obstacle: Callable[[], str],
+    ) -> None:
+        self.durations_s: dict[str, tuple[int, float]] = {}
+        self._endpoints = endpoints
+        self._store = store
+        self._in_force = in_force
+        self._obstacle = obstacle
+        self._calls: dict[str, Callable[[Request], Awaitable[bytes]]] = {
+            "ADD": self._add,
+            "DEL": self._delete,
+            "CHECK": self._check,
+            "GC": self._collect,
+            "STATUS": self._status,
+            "VERSION": self._version,
+        }
+
+    async def serve(self, path: Path) -> asyncio.Server:
+        """Work off stored deletions and listen; a socket file that an earlier agent left is replaced."""
+        await self.work_off_deletions()
+        server = await asyncio.start_unix_server(self._connection, sock=listen(path), limit=_MAX_REQUEST)
+        await self.work_off_deletions()  # what was stored between the two
+        return server
+
+    async def work_off_deletions(self) -> None:
+        """Deletions that the plugin stored while nobody listened."""
+        for path, raw in self._store.deletions():
+            try:
+                request = parse_request(raw)
+                await self._endpoints.delete(request.container_id, request.ifname)
+            except CniError as e:
+                log.warning("Dropped a stored deletion", extra={"path": path.name, "error": str(e)})
+            path.unlink(missing_ok=True)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_READ_S):
+                raw = await self._read(reader)
+            status, answer = await self.answer(raw)
+            writer.write(bytes([status]) + answer)
+            await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as e:
+            log.info("CNI request broke off", extra={"error": str(e)})
+        finally:
+            writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        parts = bytearray()
+        while chunk := await reader.read(65536):
+            parts += chunk
+            if len(parts) > _MAX_REQUEST:
+                return b""
+        return bytes(parts)
+
+    async def answer(self, raw: bytes) -> tuple[int, bytes]:
+        """Exit status and JSON for a request; never raises."""
+        began = time.monotonic()
+        version, command = "1.0.0", "?"
+        try:
+            request = parse_request(raw)
+            version, command = request.config.cni_version, request.command
+            async with asyncio.timeout(_ANSWER_S):
+                return 0, await self._calls[request.command](request)
+        except CniError as e:
+            log.warning("CNI request failed", extra={"command": command, "code": e.code, "error": str(e)})
+            return 1, error_result(e, version)
+        except Exception as e:
+            log.exception("CNI request failed unexpectedly", extra={"command": command})
+            return 1, error_result(CniError("internal error", f"{type(e).__name__}: {e}"), version)
+        finally:
+            count, total = self.durations_s.get(command, (0, 0.0))
+            self.durations_s[command] = (count + 1, total + time.monotonic() - began)
+
+    async def _add(self, request: Request) -> bytes:
+        endpoint = await self._endpoints.add(request)
+        await self._in_force(endpoint)
+        settings = self._endpoints.settings
+        assert settings is not None
+        return add_result(request.config.cni_version, endpoint, mtu=settings.mtu, route_mtu=settings.route_mtu)
+
+    async def _delete(self, request: Request) -> bytes:
+        await self._endpoints.delete(request.container_id, request.ifname)
+        return b""
+
+    async def _check(self, request: Request) -> bytes:
+        await self._endpoints.check(request)
+        return b""
+
+    async def _collect(self, request: Request) -> bytes:
+        valid = request.config.valid_attachments
+        if valid is None:
+            valid = request.config.valid_attachments_1_1
+        if valid is not None:  # without a list nothing is known to be stale
+            await self._endpoints.collect(valid)
+        return b""
+
+    async def _status(self, _: Request) -> bytes:
+        obstacle = self._obstacle()
+        if obstacle:
+            raise NotAvailable("plugin is not available", obstacle)
+        return b""
+
+    async def _version(self, _: Request) -> bytes:
+        return version_result()
