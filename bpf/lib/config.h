@@ -19,8 +19,14 @@ struct config {
 	__u8 masquerade_ipv6;
 	__u8 coarse_clock;      /* the kernel has bpf_ktime_get_coarse_ns (5.11) */
 	__u8 test;              /* under PROG_TEST_RUN tunnel keys and redirect targets travel in cb and mark */
-	__u8 pad[2];
+	__u8 protect_node_ports; /* nobody on the host may bind one */
+	__u8 pad;
+	__u16 node_port_min;    /* host order, inclusive */
+	__u16 node_port_max;
+	__u64 host_netns;       /* cookie of the network namespace of the node itself */
+	__u32 maglev_size;      /* buckets of a look-up table */
+	__u32 pad2;
 };
-ASSERT_SIZE(struct config, 44);
+ASSERT_SIZE(struct config, 64);
 
 volatile const struct config config SEC(".rodata") = {};

@@ -15,8 +15,15 @@
 #define UPLINKS_MAX 64
 #define DROPS_MAX 65536
 #define EVENTS_BYTES (1 << 18)
+#define LB_SERVICES_MAX 65536
+#define LB_BACKENDS_MAX 65536
+#define LB_SOURCES_MAX 65536
+#define LB_CLIENTS_MAX 65536
+#define LB_ORIGINS_MAX 262144
+#define LB_MAGLEV_PARTS_MAX 524288
 
 #define LINEAR_BYTES 128   /* headers are made linear once, up to here */
 #define HEADERS_MAX 1024   /* no header is looked for behind this */
 #define IPV6_EXTENSIONS 4  /* extension headers walked before a packet is refused, as upstream */
 #define SNAT_TRIES 32      /* ports tried before a new connection is refused */
+#define MAGLEV_PART 64     /* buckets in one row */

@@ -22,6 +22,7 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Constants of the loaded programs; another configuration means other programs, swapped in without losing a packet.
 
     Timeouts in seconds (upstream's `bpf-ct-timeout-*`); ports in host order, inclusive; `coarse_clock` needs Linux 5.11.
+    `host_netns` is the cookie of the node's network namespace (SO_NETNS_COOKIE).
     `test` is for PROG_TEST_RUN only: tunnel keys and redirect targets travel in the context.
     """
 
@@ -39,6 +40,11 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
     masquerade_ipv6: bool = True
     coarse_clock: bool = True
     test: bool = False
+    protect_node_ports: bool = True
+    node_port_min: int = 30000
+    node_port_max: int = 32767
+    host_netns: int = 0
+    maglev_size: int = 16381
 
     def __post_init__(self) -> None:
         if not 0 < self.snat_port_min <= self.snat_port_max <= 65535:
@@ -60,4 +66,9 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
             self.masquerade_ipv6,
             self.coarse_clock,
             self.test,
+            self.protect_node_ports,
+            self.node_port_min,
+            self.node_port_max,
+            self.host_netns,
+            self.maglev_size,
         )

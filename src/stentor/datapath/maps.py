@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from stentor.datapath.layout import ADDR, BE16, BE32, MAC, U8, U16, U32, U64, Layout, pad
+from stentor.datapath.layout import ADDR, BE16, BE32, MAC, U8, U16, U32, U64, Kind, Layout, pad
 
 CONFIG: Final = Layout(
     "config",
@@ -25,7 +25,13 @@ CONFIG: Final = Layout(
     masquerade_ipv6=U8,
     coarse_clock=U8,
     test=U8,
-    pad=pad(2),
+    protect_node_ports=U8,
+    pad=pad(1),
+    node_port_min=U16,
+    node_port_max=U16,
+    host_netns=U64,
+    maglev_size=U32,
+    pad2=pad(4),
 )
 
 ADDRESS: Final = Layout("addr", w=ADDR)
@@ -46,6 +52,26 @@ FRAGMENT: Final = Layout("fragment", sport=BE16, dport=BE16, icmp_type=U8, pad=p
 NAT_KEY: Final = Layout("nat_key", src=ADDR, dst=ADDR, sport=BE16, dport=BE16, proto=U8, side=U8, pad=pad(2))
 NAT_ENTRY: Final = Layout("nat_entry", addr=ADDR, port=BE16, pad=pad(2), expires=U32)
 UPLINK: Final = Layout("uplink", v4=ADDR, v6=ADDR)
+LB_KEY: Final = Layout("lb_key", addr=ADDR, port=BE16, proto=U8, pad=pad(1))
+LB_SERVICE: Final = Layout(
+    "lb_service",
+    id=U32,
+    flags=U32,
+    internal_set=U32,
+    internal_count=U32,
+    external_set=U32,
+    external_count=U32,
+    affinity_s=U32,
+)
+LB_SLOT_KEY: Final = Layout("lb_slot_key", set=U32, slot=U32)
+LB_BACKEND: Final = Layout("lb_backend", addr=ADDR, port=BE16, terminating=U8, pad=pad(1))
+LB_MEMBER_KEY: Final = Layout("lb_member_key", set=U32, addr=ADDR, port=BE16, pad=pad(2))
+LB_SOURCE_KEY: Final = Layout("lb_source_key", prefixlen=U32, service=U32, addr=ADDR)
+LB_MAGLEV_KEY: Final = Layout("lb_maglev_key", set=U32, part=U32)
+LB_MAGLEV_PART: Final = Layout("lb_maglev_part", slots=Kind("128s"))
+LB_CLIENT_KEY: Final = Layout("lb_client_key", client=ADDR, service=U32)
+LB_CLIENT: Final = Layout("lb_client", addr=ADDR, port=BE16, pad=pad(2), used=U32)
+LB_ORIGIN_KEY: Final = Layout("lb_origin_key", socket=U64, addr=ADDR, port=BE16, pad=pad(6))
 COUNT: Final = Layout("count", packets=U64, bytes=U64)
 DROP_KEY: Final = Layout("drop_key", endpoint=U16, reason=U8, direction=U8)
 EVENT: Final = Layout(
@@ -92,6 +118,13 @@ MAPS: Final[dict[str, MapLayout]] = {
     "nat": MapLayout(NAT_KEY, NAT_ENTRY, "natMax"),
     "uplinks": MapLayout(NUMBER, UPLINK),
     "masquerade_exclusions": MapLayout(PREFIX, NUMBER),
+    "lb_services": MapLayout(LB_KEY, LB_SERVICE, "lbMapMax"),
+    "lb_slots": MapLayout(LB_SLOT_KEY, LB_BACKEND, "lbBackendMapMax"),
+    "lb_members": MapLayout(LB_MEMBER_KEY, NUMBER, "lbBackendMapMax"),
+    "lb_sources": MapLayout(LB_SOURCE_KEY, NUMBER, "lbMapMax"),
+    "lb_maglev": MapLayout(LB_MAGLEV_KEY, LB_MAGLEV_PART, "maglevPartsMax"),
+    "lb_clients": MapLayout(LB_CLIENT_KEY, LB_CLIENT, "lbMapMax"),
+    "lb_origins": MapLayout(LB_ORIGIN_KEY, LB_KEY, "lbOriginsMax"),
     "forwarded": MapLayout(NUMBER, COUNT),
     "drops": MapLayout(DROP_KEY, COUNT),
 }

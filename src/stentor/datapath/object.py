@@ -27,7 +27,7 @@ from stentor.sys.elf import EXECUTABLE, read_elf
 
 OBJECTS: Final = Path(__file__).parent / "objects"
 SOURCES: Final = Path(__file__).parents[3] / "bpf"
-NAMES: Final = ("pod", "overlay", "host")
+NAMES: Final = ("pod", "overlay", "host", "sock")
 CGROUP_HOOKS: Final[Mapping[str, AttachType]] = {
     "connect4": AttachType.CGROUP_INET4_CONNECT,
     "connect6": AttachType.CGROUP_INET6_CONNECT,

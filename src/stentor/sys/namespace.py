@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntFlag
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_SO_NETNS_COOKIE = 71
 
 
 class Kind(IntFlag):
@@ -58,6 +60,12 @@ def visit_network(fd: int) -> Iterator[None]:
             setns(home, Kind.NET)
     finally:
         os.close(home)
+
+
+def network_cookie() -> int:
+    """The number by which BPF programs know the caller's network namespace (Linux 5.14)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
 
 
 def _own_network() -> int:
