@@ -113,9 +113,13 @@ class Bench:
         return (self.directory / f"{name}.log").read_text(errors="replace")
 
     def link_local(self, space: str, device: str) -> str:
-        """The link-local address of a device."""
-        words = run("ip", "-n", space, "-6", "-o", "address", "show", "dev", device, "scope", "link").split()
-        return words[words.index("inet6") + 1].partition("/")[0]
+        """The link-local address of a device; it appears some moments after the link is up."""
+
+        def look() -> str:
+            words = run("ip", "-n", space, "-6", "-o", "address", "show", "dev", device, "scope", "link").split()
+            return words[words.index("inet6") + 1].partition("/")[0] if "inet6" in words else ""
+
+        return wait_for(f"{device} has a link-local address", look)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
