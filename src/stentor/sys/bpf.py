@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import struct
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from functools import cache
@@ -143,6 +144,7 @@ class Map:
 
     def __init__(self, fd: int, spec: MapSpec) -> None:
         self.fd, self.spec = fd, spec
+        self._closer = weakref.finalize(self, os.close, fd)
         # Per-CPU maps copy a value of each possible CPU, each rounded up to 8 bytes.
         self.row_size = (spec.value_size + 7) // 8 * 8 * possible_cpus() if spec.type in _PER_CPU else spec.value_size
 
@@ -160,12 +162,8 @@ class Map:
         return cls(fd, MapSpec(MapType(kind), key, value, most, flags))
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
+        self._closer()
         self.fd = -1
-
-    def __del__(self) -> None:
-        self.close()
 
     def freeze(self) -> None:
         """Forbid writes from user space, so that the verifier may take the contents for constants."""

@@ -1,0 +1,237 @@
+"""Masquerading on an uplink, packets in and packets out: to_netdev and from_netdev, both families, checksums and all."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from bench import TC_OK, TC_REDIRECT, TC_SHOT, Bench
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Rule
+from packet import ACK, ICMP, ICMP6, SCTP, SYN, TCP, UDP, Packet, frame, ping, read, unreachable
+
+from stentor.datapath import targets
+from stentor.datapath.connection import Side, translations
+from stentor.datapath.row import Exclusion, Uplink
+from stentor.net.address import Addr, Prefix
+
+POD = {4: "10.1.0.11", 6: "fd00:1::11"}
+POD2 = {4: "10.1.0.12", 6: "fd00:1::12"}
+NODE = {4: "192.0.2.1", 6: "2001:db8::1"}
+FAR = {4: "203.0.113.9", 6: "2001:db8:f::9"}
+RANGE = range(32768, 65536)
+BOTH = pytest.mark.parametrize("family", [4, 6])
+
+
+@pytest.fixture
+def node(bench: Bench) -> Bench:
+    """A node with two pods that may do anything, and this device for its uplink."""
+    model = Model(rules=[Rule(1, 0, 0, 0, False)], known=[Known(ip, 1) for ip in NODE.values()])
+    for number, pods in enumerate((POD, POD2), 1):
+        for ip in pods.values():
+            model.endpoints[ip] = Endpoint(number, HERE, 300, 1)
+    model.peers = {(1, INGRESS, 0): 1, (1, EGRESS, 0): 1}
+    bench.fill(model)
+    uplink = Uplink(ifindex=HERE, ipv4=Addr.parse(NODE[4]), ipv6=Addr.parse(NODE[6]))
+    assert asyncio.run(targets.uplinks(bench.maps).apply([(HERE, uplink)], [])) == {}
+    return bench
+
+
+def leave(node: Bench, p: Packet) -> bytes:
+    """From the pod to the wire; what is on the wire."""
+    assert node.run("from_container", frame(p)).verdict == TC_OK
+    trial = node.run("to_netdev", frame(p))
+    assert trial.verdict == TC_OK
+    return trial.data
+
+
+def packets(family: int) -> list[Packet]:
+    return [Packet(POD[family], FAR[family], TCP, flags=SYN), Packet(POD[family], FAR[family], UDP),
+            Packet(POD[family], FAR[family], SCTP), ping(POD[family], FAR[family])]  # fmt: skip
+
+
+@BOTH
+@pytest.mark.parametrize("kind", range(4), ids=["tcp", "udp", "sctp", "echo"])
+def test_a_connection_out_and_its_answer(node: Bench, family: int, kind: int) -> None:
+    p = packets(family)[kind]
+    out = read(leave(node, p))
+    assert (out.src, out.dst, out.dport, out.is_intact) == (NODE[family], FAR[family], read(frame(p)).dport, True)
+    assert kind == 2 or out.sport in RANGE
+    answer = replace(p, src=NODE[family], sport=out.sport).turned()
+    trial = node.run("from_netdev", frame(answer))
+    assert trial.verdict == TC_REDIRECT
+    back = read(trial.data)
+    assert (back.src, back.dst, back.is_intact) == (FAR[family], POD[family], True)
+    assert (back.sport if p.is_icmp else back.dport) == p.sport
+
+
+@BOTH
+def test_ports_in_the_range_are_kept_and_never_shared(node: Bench, family: int) -> None:
+    first = read(leave(node, Packet(POD[family], FAR[family], sport=50000, flags=SYN)))
+    second = read(leave(node, Packet(POD2[family], FAR[family], sport=50000, flags=SYN)))
+    assert first.sport == 50000
+    assert second.sport in set(RANGE) - {50000}
+    elsewhere = read(leave(node, Packet(POD2[family], FAR[family], sport=50000, dport=443, flags=SYN)))
+    assert elsewhere.sport == 50000  # another destination port: another connection
+
+
+@BOTH
+def test_node_and_pod_do_not_share_a_port(node: Bench, family: int) -> None:
+    own = Packet(NODE[family], FAR[family], UDP, sport=50000)
+    assert read(node.run("to_netdev", frame(own)).data).sport == 50000
+    assert read(leave(node, replace(own, src=POD[family]))).sport != 50000
+    answer = node.run("from_netdev", frame(own.turned()))
+    assert (answer.verdict, read(answer.data).dst) == (TC_OK, NODE[family])
+
+
+@BOTH
+def test_pod_before_node(node: Bench, family: int) -> None:
+    pod = Packet(POD[family], FAR[family], UDP, sport=50000)
+    assert read(leave(node, pod)).sport == 50000
+    out = read(node.run("to_netdev", frame(replace(pod, src=NODE[family]))).data)
+    assert out.sport != 50000
+    assert out.is_intact
+    answer = Packet(FAR[family], NODE[family], UDP, sport=pod.dport, dport=out.sport)
+    back = read(node.run("from_netdev", frame(answer)).data)
+    assert (back.dst, back.dport, back.is_intact) == (NODE[family], 50000, True)
+
+
+@BOTH
+def test_the_same_connection_keeps_its_port(node: Bench, family: int) -> None:
+    p = Packet(POD[family], FAR[family], sport=1024, flags=SYN)
+    ports = {read(leave(node, replace(p, flags=flags))).sport for flags in (SYN, ACK, ACK)}
+    assert len(ports) == 1
+    assert sorted(t.side for t in translations(node.maps)) == [Side.OUT, Side.IN]
+
+
+@BOTH
+@pytest.mark.parametrize("kind", range(4), ids=["tcp", "udp", "sctp", "echo"])
+def test_an_error_from_outside_reaches_the_pod_with_its_own_packet_in_it(node: Bench, family: int, kind: int) -> None:
+    p = packets(family)[kind]
+    out = read(leave(node, p))
+    sent = replace(p, src=NODE[family], sport=out.sport)
+    trial = node.run(
+        "from_netdev", frame(unreachable("198.51.100.1" if family == 4 else "2001:db8:e::1", NODE[family], sent))
+    )
+    assert trial.verdict == TC_REDIRECT
+    error = read(trial.data)
+    assert (error.dst, error.is_intact) == (POD[family], True)
+    assert error.quoted is not None
+    assert (error.quoted.src, error.quoted.sport, error.quoted.dst) == (POD[family], p.sport, FAR[family])
+
+
+@BOTH
+def test_a_pods_error_about_an_answer_leaves_with_the_nodes_address_in_it(node: Bench, family: int) -> None:
+    p = Packet(POD[family], FAR[family], UDP, sport=1024)
+    out = read(leave(node, p))
+    error = unreachable(POD[family], FAR[family], p.turned())
+    trial = node.run("to_netdev", frame(error))
+    sent = read(trial.data)
+    assert (trial.verdict, sent.src, sent.is_intact) == (TC_OK, NODE[family], True)
+    assert sent.quoted is not None
+    assert (sent.quoted.dst, sent.quoted.dport) == (NODE[family], out.sport)
+
+
+@BOTH
+def test_who_asked_the_pod_itself_gets_the_pods_answer(node: Bench, family: int) -> None:
+    asked = Packet(FAR[family], POD[family], sport=40000, dport=80, flags=SYN)
+    assert node.run("to_container", frame(asked)).verdict == TC_OK
+    trial = node.run("to_netdev", frame(asked.turned()))
+    assert (trial.verdict, trial.data) == (TC_OK, frame(asked.turned()))
+
+
+@BOTH
+def test_excluded_destinations_see_the_pod(node: Bench, family: int) -> None:
+    prefix = Prefix.parse("203.0.113.0/24" if family == 4 else "2001:db8:f::/48")
+    assert asyncio.run(targets.exclusions(node.maps).apply([(prefix, Exclusion(prefix=prefix))], [])) == {}
+    p = Packet(POD[family], FAR[family], flags=SYN)
+    assert leave(node, p) == frame(p)
+
+
+@BOTH
+def test_an_answer_to_nobody_stays_with_the_node(node: Bench, family: int) -> None:
+    p = Packet(FAR[family], NODE[family], sport=80, dport=50001)
+    trial = node.run("from_netdev", frame(p))
+    assert (trial.verdict, trial.data) == (TC_OK, frame(p))
+
+
+@BOTH
+def test_a_forged_pod_beside_the_overlay_is_dropped(node: Bench, family: int) -> None:
+    remote = Known("10.2.0.11" if family == 4 else "fd00:2::11", 300, "192.0.2.2")
+    model = Model(known=[remote], endpoints={POD[family]: Endpoint(1, HERE, 300, 1)})
+    node.fill(model)
+    assert node.run("from_netdev", frame(Packet(remote.prefix, POD[family]))).verdict == TC_SHOT
+    assert [event.reason for event in node.events()] == [132]
+
+
+def test_a_full_range_is_told(node: Bench) -> None:
+    ports = {Packet(POD[4], FAR[4], SCTP, sport=5), Packet(POD2[4], FAR[4], SCTP, sport=5)}
+    first, second = sorted(ports, key=lambda p: p.src)
+    assert read(leave(node, first)).sport == 5
+    assert node.run("to_netdev", frame(second)).verdict == TC_SHOT
+    assert [event.reason for event in node.events()] == [168]
+
+
+@BOTH
+def test_the_overlay_and_strangers_pass(node: Bench, family: int) -> None:
+    icmp, kind = (ICMP, 13) if family == 4 else (ICMP6, 135)
+    strange = [
+        Packet(NODE[family], FAR[family], UDP, sport=50000, dport=8472),
+        Packet(NODE[family], FAR[family], 89),
+        Packet(FAR[family], NODE[family], 89),
+        Packet(NODE[family], FAR[family], icmp, type=kind),
+    ]
+    for p in strange:
+        for program in ("to_netdev", "from_netdev"):
+            trial = node.run(program, frame(p))
+            assert (trial.verdict, trial.data) == (TC_OK, frame(p))
+    arp = bytes.fromhex("ffffffffffff0200000000010806") + bytes(46)
+    assert node.run("to_netdev", arp).verdict == TC_OK
+    assert list(translations(node.maps)) == []
+
+
+@BOTH
+def test_fragments_of_a_datagram_leave_together(node: Bench, family: int) -> None:
+    first = Packet(POD[family], FAR[family], UDP, sport=1024, fragment="first")
+    later = replace(first, fragment="later")
+    assert leave(node, first)[14:] != frame(first)[14:]
+    out = leave(node, later)
+    family_at = 26 if family == 4 else 22
+    size = 4 if family == 4 else 16
+    assert out[family_at : family_at + size] == Addr.parse(NODE[family]).packed
+    assert out[family_at + 2 * size :] == frame(later)[family_at + 2 * size :]
+
+
+@settings(max_examples=300)
+@given(
+    family=st.sampled_from((4, 6)),
+    proto=st.sampled_from((TCP, UDP, "echo")),
+    sport=st.integers(1, 65535),
+    dport=st.integers(1, 65535).filter(lambda port: port != 8472),
+    payload=st.binary(max_size=64),
+)
+def test_there_and_back_is_the_identity(
+    bench: Bench, family: int, proto: int | str, sport: int, dport: int, payload: bytes
+) -> None:
+    uplink = Uplink(ifindex=HERE, ipv4=Addr.parse(NODE[4]), ipv6=Addr.parse(NODE[6]))
+    bench.fill(
+        Model(
+            rules=[Rule(1, 0, 0, 0, False)],
+            peers={(1, EGRESS, 0): 1},
+            endpoints={POD[family]: Endpoint(1, HERE, 300, 1)},
+        )
+    )
+    asyncio.run(targets.uplinks(bench.maps).apply([(HERE, uplink)], []))
+    sent = (
+        ping(POD[family], FAR[family], sport)
+        if proto == "echo"
+        else Packet(POD[family], FAR[family], int(proto), sport, dport)
+    )
+    sent = replace(sent, payload=payload)
+    out = read(leave(bench, sent))
+    assert (out.src, out.is_intact) == (NODE[family], True)
+    answer = replace(sent, src=NODE[family], sport=out.sport).turned()
+    back = bench.run("from_netdev", frame(answer))
+    assert back.data[14:] == frame(replace(sent.turned()))[14:]
