@@ -43,8 +43,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     machine.run_dir.mkdir(parents=True, exist_ok=True)
     machine.cgroup.mkdir(parents=True, exist_ok=True)
-    # Before the event loop exists: the warm parent must have one thread and no descriptors of ours.
-    warm = WarmParent.start(machine.podrun_library)
+    warm = WarmParent(machine.podrun_library)
     settings = Settings(
         machine=machine,
         catalogue=catalogue,
