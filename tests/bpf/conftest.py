@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from bench import Bench
+
+from datapaths.bench import Bench
 
 
 @pytest.fixture(scope="session")

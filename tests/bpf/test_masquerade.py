@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from bench import TC_OK, TC_REDIRECT, TC_SHOT, Bench
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Rule
-from packet import ACK, ICMP, ICMP6, SCTP, SYN, TCP, UDP, Packet, frame, ping, read, unreachable
 
+from datapaths.bench import TC_OK, TC_REDIRECT, TC_SHOT, Bench
+from datapaths.model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Rule
+from datapaths.packet import ACK, ICMP, ICMP6, SCTP, SYN, TCP, UDP, Packet, frame, ping, read, unreachable
 from stentor.datapath import targets
 from stentor.datapath.connection import Side, translations
 from stentor.datapath.row import Exclusion, Uplink

@@ -11,11 +11,12 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from bench import Bench, tunnel_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Outcome, Rule
-from packet import ACK, ECHO, FIN, ICMP, ICMP6, RST, SCTP, SYN, TCP, UDP, Packet
+
+from datapaths.bench import Bench, tunnel_key
+from datapaths.model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Outcome, Rule
+from datapaths.packet import ACK, ECHO, FIN, ICMP, ICMP6, RST, SCTP, SYN, TCP, UDP, Packet
 
 LOCAL = {4: ("10.1.0.11", "10.1.0.12"), 6: ("fd00:1::11", "fd00:1::12")}
 REMOTE = {4: ("10.2.0.11", "10.2.0.12"), 6: ("fd00:2::11", "fd00:2::12")}

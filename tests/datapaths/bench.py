@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import struct
 
-from model import EGRESS, Deliver, Drop, Known, Model, Outcome, Overlay, Stack
-from packet import Packet, frame
-
+from datapaths.model import EGRESS, Deliver, Drop, Known, Model, Outcome, Overlay, Stack
+from datapaths.packet import Packet, frame
 from stentor.datapath import targets
 from stentor.datapath.config import DatapathConfig
 from stentor.datapath.maps import EVENT

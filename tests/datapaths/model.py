@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
-from packet import ACK, ECHO, SYN, UDP, Packet
+from datapaths.packet import ACK, ECHO, SYN, UDP, Packet
 
 HERE = 1  # the device that test runs happen on
 INGRESS, EGRESS = 1, 2
