@@ -20,11 +20,13 @@ log = logging.getLogger(__name__)
 
 
 class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the agent has to know of its own node before the API answers."""
+    """What the agent has to know of its own node before the API answers. `pod_cidrs` are those in use, `node_pod_cidrs` those
+    of the Node object (IPAM mode kubernetes)."""
 
     uid: str = ""
     addresses: tuple[tuple[str, Addr], ...] = ()
     pod_cidrs: tuple[str, ...] = ()
+    node_pod_cidrs: tuple[str, ...] = ()
     labels: dict[str, str] = {}
 
 

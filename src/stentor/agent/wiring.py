@@ -18,7 +18,7 @@ from stentor.agent.publish import PublishedTarget, derive_published, endpoint_ro
 from stentor.agent.recorded import Recorded
 from stentor.agent.route import KernelRoutes
 from stentor.agent.state import Tables
-from stentor.api.cilium import CILIUM_ENDPOINTS, CILIUM_IDENTITIES, CILIUM_NODES
+from stentor.api.cilium import CILIUM_ENDPOINTS, CILIUM_IDENTITIES, CILIUM_NODES, CiliumNode
 from stentor.api.core import NAMESPACES
 from stentor.api.meta import ObjectKey
 from stentor.api.pod import POD_SUMMARIES
@@ -37,10 +37,18 @@ from stentor.policy.entry import derive_endpoint_entries
 from stentor.runtime.config import Values
 from stentor.state import Graph, Reconciler
 from stentor.sys.bpf import Map
+from stentor.tables.node import Node
 
 
-def sources(tables: Tables, client: Client, values: Values, node_name: str) -> tuple[Reflector[Any], ...]:
-    """What the agent watches."""
+def sources(
+    tables: Tables, client: Client, values: Values, node_name: str, *, own_row: Callable[[Node], Node]
+) -> tuple[Reflector[Any], ...]:
+    """What the agent watches. `own_row` completes the row of this node."""
+
+    def row_of_node(obj: CiliumNode) -> Node:
+        row = node_row(obj, values.cluster.name, node_name)
+        return own_row(row) if row.is_local else row
+
     cluster = values.cluster.name
     database = tables.database
     return (
@@ -69,7 +77,7 @@ def sources(tables: Tables, client: Client, values: Values, node_name: str) -> t
             CILIUM_NODES,
             database,
             tables.nodes,
-            row_of=lambda obj: node_row(obj, cluster, node_name),
+            row_of=row_of_node,
             key_of=lambda key: (cluster, key.name),
         ),
         table_source(client, CILIUM_ENDPOINTS, database, tables.cilium_endpoints, row_of=endpoint_row, key_of=_pair),
