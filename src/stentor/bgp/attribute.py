@@ -353,7 +353,7 @@ def decode_attributes(parts: Parts, *, as4: bool, ebgp: bool, next_hop: bytes | 
     if any(fault.outcome is Outcome.WITHDRAW for fault in faults):
         return Decoded(None, tuple(faults))
     _merge_as4(values)
-    return Decoded(Attributes(**values, unknown=tuple(unknown)), tuple(faults))
+    return Decoded(Attributes(**values, unknown=tuple(sorted(unknown, key=lambda each: each.code))), tuple(faults))
 
 
 def _missing(values: dict[str, Any], faults: list[Fault]) -> list[tuple[int, str]]:
