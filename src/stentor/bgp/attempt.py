@@ -62,6 +62,9 @@ class Owner(Protocol):
     def update(self, body: bytes) -> None:
         """An UPDATE of the established session; may raise PeerFault."""
 
+    def settle(self) -> None:
+        """Everything given to ``update`` must be in the tables now; may raise PeerFault."""
+
     def refresh(self, message: Refresh) -> None: ...
 
     def room(self) -> None: ...
@@ -116,7 +119,7 @@ class Attempt:
         self.connection = Connection(
             self._loop,
             sock,
-            on_message=self._message,
+            on_messages=self._messages,
             on_fault=self._fault,
             on_closed=self._ended,
             on_room=self._owner.room,
@@ -225,15 +228,26 @@ class Attempt:
     def _fault(self, fault: PeerFault) -> None:
         self.feed(Faulted(fault))
 
-    def _message(self, kind: Kind, body: bytes) -> None:
-        self.messages_in += 1
+    def _messages(self, messages: list[tuple[Kind, bytes]]) -> None:
+        """All that one read brought. The state machine hears of any number of UPDATEs once: they only restart a timer."""
+        self.messages_in += len(messages)
+        connection = self.connection
+        has_update = False
         try:
-            if kind is Kind.UPDATE:
-                if self.state is State.ESTABLISHED:
+            for kind, body in messages:
+                if kind is Kind.UPDATE and self.state is State.ESTABLISHED:
                     self._owner.update(body)
-                self.feed(Received(kind))
-            else:
-                self._control(kind, decode_message(kind, body))
+                    has_update = True
+                elif kind is Kind.UPDATE:
+                    self.feed(Received(kind))
+                else:
+                    self._owner.settle()
+                    self._control(kind, decode_message(kind, body))
+                if self.connection is not connection:
+                    return
+            if has_update:
+                self._owner.settle()
+                self.feed(Received(Kind.UPDATE))
         except PeerFault as fault:
             self._fault(fault)
 

@@ -18,21 +18,21 @@ HIGH_WATER = 256 * 1024
 
 
 class Connection:
-    """Owns a connected socket. ``on_message`` gets each message, ``on_closed`` the end, ``on_room`` when it may send."""
+    """Owns a connected socket. ``on_messages`` gets what came at once, ``on_closed`` the end, ``on_room`` when it may send."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
         *,
-        on_message: Callable[[Kind, bytes], None],
+        on_messages: Callable[[list[tuple[Kind, bytes]]], None],
         on_fault: Callable[[PeerFault], None],
         on_closed: Callable[[str], None],
         on_room: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._socket = sock
-        self._on_message = on_message
+        self._on_messages = on_messages
         self._on_fault = on_fault
         self._on_closed = on_closed
         self._on_room = on_room
@@ -151,10 +151,9 @@ class Connection:
             if not messages:
                 self._received = data
                 return
-            for kind, body in messages:
-                self._on_message(kind, body)
-                if not self.is_open:
-                    return
+            self._on_messages(messages)
+            if not self.is_open:
+                return
             data = data[position:]
 
     def _end(self, reason: str) -> None:

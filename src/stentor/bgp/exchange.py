@@ -1,9 +1,11 @@
 """The routes of one established session: UPDATEs in, UPDATEs out, End-of-RIB and route refresh."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
+from stentor.bgp.attribute import Attributes
 from stentor.bgp.capability import Session
 from stentor.bgp.compile import parse_next_hop
 from stentor.bgp.config import FamilyConfig, Peer
@@ -17,7 +19,7 @@ from stentor.bgp.rib import Import, Inbound, Table
 from stentor.bgp.update import Update, UpdateDecoder, encode_end_of_rib
 from stentor.bgp.wire import Refresh, encode_refresh
 
-CHUNK = 32768
+CHUNK = 16384
 _ASK, _BEGIN, _END = 0, 1, 2
 
 
@@ -30,8 +32,8 @@ class Router(Protocol):
 
     def policy(self, name: str) -> Policy: ...
 
-    def distribute(self, family: Family, prefixes: Sequence[Prefix]) -> None:
-        """Candidates of these prefixes changed."""
+    def distribute(self, family: Family, prefixes: Collection[Prefix], source: Source | None = None) -> None:
+        """Candidates of these prefixes changed; ``source`` announced them."""
 
     def discard(self, inbound: Inbound) -> None:
         """Withdraw all that a session brought, in slices."""
@@ -71,6 +73,7 @@ class Exchange:
         self._next_hops = next_hops
         self._decoder = UpdateDecoder(session)
         self._is_scheduled = False
+        self._pending: list[tuple[Attributes, list[bytes]]] = []
         self._refreshing: set[Family] = set()
         self._owed = set(session.families)
         self._ended: set[Family] = set()
@@ -96,12 +99,13 @@ class Exchange:
             outbound.refresh()
         self.schedule()
 
-    def touch(self, family: Family, prefixes: Iterable[Prefix]) -> None:
+    def touch(self, family: Family, prefixes: Collection[Prefix], source: Source | None = None) -> None:
         """Candidates changed: the peer may have to hear of it."""
         outbound = self.outbound.get(family)
         if outbound is not None:
-            outbound.touch(prefixes)
-            self.schedule()
+            outbound.touch(prefixes, source)
+            if not outbound.is_idle:
+                self.schedule()
 
     def schedule(self) -> None:
         """Send what is due at the next turn of the loop, so that changes of one turn share messages."""
@@ -121,20 +125,37 @@ class Exchange:
         self.schedule()
 
     def update(self, body: bytes) -> None:
-        """One UPDATE from the peer; PeerFault ends the session."""
+        """One UPDATE from the peer, in the tables after ``settle``; PeerFault ends the session."""
         self.updates_in += 1
+        plain = self._decoder.decode_plain(body)
+        if plain is not None:
+            self._pending.append(plain)
+            return
         update = self._decoder.decode(body)
+        self.settle()
         if update.faults:
             self._report(update)
         for routes in update.withdrawn:
             self._withdraw(routes.family, routes.prefixes)
         for routes in update.announced:
-            inbound = self.inbound.get(routes.family)
-            if inbound is not None and routes.attributes is not None:
-                self._router.distribute(routes.family, inbound.announce(routes.attributes, routes.prefixes))
-                self._check_limit(routes.family, inbound)
+            if routes.attributes is not None:
+                self._announce(routes.family, routes.attributes, routes.prefixes)
         if update.end_of_rib is not None:
             self._end_of_rib(update.end_of_rib)
+
+    def settle(self) -> None:
+        """Take over what plain UPDATEs brought, together where they share attributes; a prefix in several keeps their order."""
+        pending = self._pending
+        if not pending:
+            return
+        self._pending = []
+        groups: defaultdict[Attributes, list[bytes]] = defaultdict(list)
+        for attributes, prefixes in pending:
+            groups[attributes] += prefixes
+        distinct = len(set().union(*groups.values())) if len(groups) > 1 else 0
+        is_ordered = len(groups) == 1 or distinct == sum(map(len, groups.values()))
+        for attributes, prefixes in groups.items() if is_ordered else pending:
+            self._announce(Family.IPV4, attributes, prefixes)
 
     def refresh(self, message: Refresh) -> None:
         """The peer asks for everything again, or marks where its own repetition begins and ends (RFC 7313)."""
@@ -169,6 +190,12 @@ class Exchange:
             if inbound.stale:
                 self._router.note(self._config.name, f"{len(inbound.stale)} stale {family.label} routes removed")
                 self._router.distribute(family, inbound.sweep())
+
+    def _announce(self, family: Family, attributes: Attributes, prefixes: list[bytes]) -> None:
+        inbound = self.inbound.get(family)
+        if inbound is not None:
+            self._router.distribute(family, inbound.announce(attributes, prefixes), inbound.source)
+            self._check_limit(family, inbound)
 
     def _withdraw(self, family: Family, prefixes: list[bytes]) -> None:
         inbound = self.inbound.get(family)

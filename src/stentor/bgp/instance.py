@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 
 import msgspec
@@ -42,7 +42,7 @@ class Instance:
         keeps_forwarding: bool,
         on_event: Callable[[str, str, str, str], None],
         on_session: Callable[[], None],
-        on_routes: Callable[["Instance", Family, Sequence[Prefix]], None],
+        on_routes: Callable[["Instance", Family, Collection[Prefix]], None],
     ) -> None:
         self.config = config
         self.name = config.name
@@ -150,15 +150,15 @@ class Instance:
     def policy(self, name: str) -> Policy:
         return self._policies.get(name, REJECT_ALL)
 
-    def distribute(self, family: Family, prefixes: Sequence[Prefix]) -> None:
+    def distribute(self, family: Family, prefixes: Collection[Prefix], source: Source | None = None) -> None:
         if not prefixes:
             return
         for neighbour in self.neighbours.values():
             if neighbour.exchange is not None:
-                neighbour.exchange.touch(family, prefixes)
+                neighbour.exchange.touch(family, prefixes, source)
         for neighbour in self._dynamic.values():
             if neighbour.exchange is not None:
-                neighbour.exchange.touch(family, prefixes)
+                neighbour.exchange.touch(family, prefixes, source)
         self._on_routes(self, family, prefixes)
 
     def discard(self, inbound: Inbound) -> None:

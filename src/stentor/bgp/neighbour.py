@@ -17,7 +17,7 @@ from stentor.bgp.config import AddPathMode, FamilyConfig, Peer
 from stentor.bgp.errors import Cease, Code, Unsupported
 from stentor.bgp.exchange import Exchange, Router
 from stentor.bgp.fsm import Closed, Reset, Settings, Start, State, Stop, is_ours_kept
-from stentor.bgp.nlri import Family, Prefix, parse_address
+from stentor.bgp.nlri import Family, parse_address
 from stentor.bgp.retention import Retention, is_graceful
 from stentor.bgp.wire import Notification, Refresh, shutdown
 
@@ -139,11 +139,6 @@ class Neighbour:
         else:
             sock.close()
 
-    def touch(self, family: Family, prefixes: "list[Prefix]") -> None:
-        """Candidates of prefixes changed."""
-        if self.exchange is not None:
-            self.exchange.touch(family, prefixes)
-
     def bfd_down(self, *, is_independent: bool) -> None:
         """BFD lost the peer (RFC 5882 §4.3): unless its control plane alone may be gone, nothing of it is kept."""
         bfd = self.config.bfd
@@ -239,6 +234,10 @@ class Neighbour:
     def update(self, body: bytes) -> None:
         if self.exchange is not None:
             self.exchange.update(body)
+
+    def settle(self) -> None:
+        if self.exchange is not None:
+            self.exchange.settle()
 
     def refresh(self, message: Refresh) -> None:
         if self.exchange is not None:

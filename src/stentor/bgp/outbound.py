@@ -1,9 +1,9 @@
 """The Adj-RIB-Out of one session and family: what the peer was told, and the messages that bring it up to date."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import Enum
-from itertools import islice
+from itertools import groupby
 
 import msgspec
 
@@ -57,7 +57,8 @@ class Outbound:
         self.table = table
         self.rules = rules
         self.sent: dict[bytes, Attributes] = {}
-        self._dirty: set[Prefix] = set()
+        self._dirty: dict[Prefix, object] = {}
+        self._is_first = True
         self._backlog: list[Prefix] = []
         self._path_ids: dict[tuple[Source, int], bytes] = {}
         self._interned: dict[Attributes, Attributes] = {}
@@ -70,18 +71,24 @@ class Outbound:
         """Whether the peer knows everything."""
         return not self._dirty and not self._backlog
 
-    def touch(self, prefixes: Iterable[Prefix]) -> None:
-        """Candidates of these prefixes changed."""
-        self._dirty.update(prefixes)
+    def touch(self, prefixes: Collection[Prefix], source: Source | None = None) -> None:
+        """Candidates of these prefixes changed; ``source`` announced them.
+
+        What the peer itself announced concerns it only where it was told something before, or where others compete.
+        """
+        if source is self.rules.source and not self.table.rivals and self.sent.keys().isdisjoint(prefixes):
+            return
+        self._dirty.update(prefixes if isinstance(prefixes, dict) else dict.fromkeys(prefixes))
 
     def refresh(self, *, forget: bool = False) -> None:
         """Look at every prefix again; ``forget`` what was sent, so that all of it is sent anew."""
         if forget:
             self.sent.clear()
+        self._is_first = not self.sent
         self._backlog = list(self.table.best) if not self.sent else [*{*self.table.best, *self._sent_prefixes()}]
         self._dirty.clear()
         if self.rules.originates_default or self.sent:
-            self._dirty.add(DEFAULT_ROUTE)
+            self._dirty[DEFAULT_ROUTE] = None
 
     def change(self, rules: Export) -> None:
         """New rules: only what they change is sent."""
@@ -96,10 +103,9 @@ class Outbound:
             return []
         if self.rules.session.add_path_out and self.table.family in self.rules.session.add_path_out:
             return self._take_paths(prefixes)
-        get = self.table.best.get
         groups: defaultdict[Path | None, list[Prefix]] = defaultdict(list)
-        for prefix in prefixes:
-            groups[get(prefix)].append(prefix)
+        for path, run in groupby(prefixes, self.table.best.get):  # neighbours in the table often share their path
+            groups[path] += run
         gone: list[bytes] = []
         fresh: defaultdict[Attributes, list[bytes]] = defaultdict(list)
         for path, members in groups.items():
@@ -150,14 +156,14 @@ class Outbound:
 
     def _next(self, limit: int) -> Sequence[Prefix]:
         if self._dirty:
-            if len(self._dirty) <= limit:
-                taken, self._dirty = list(self._dirty), set()
+            taken, self._dirty = list(self._dirty), {}
+            if len(taken) <= limit:
                 return taken
-            taken = list(islice(self._dirty, limit))
-            self._dirty.difference_update(taken)
-            return taken
+            self._backlog += taken
         taken = self._backlog[-limit:]
         del self._backlog[-limit:]
+        if not self._backlog:
+            self._is_first = False
         return taken
 
     def _fall_back(self, prefixes: list[Prefix], fresh: defaultdict[Attributes, list[bytes]]) -> list[Prefix]:
@@ -189,7 +195,7 @@ class Outbound:
     ) -> None:
         """Note what is new to the peer."""
         sent = self.sent
-        if not sent.keys().isdisjoint(keys):
+        if not self._is_first and not sent.keys().isdisjoint(keys):
             keys = [key for key in keys if sent.get(key) is not attributes]
         sent.update(dict.fromkeys(keys, attributes))
         fresh[attributes] += keys

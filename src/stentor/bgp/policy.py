@@ -6,6 +6,7 @@ therefore takes one path with all its prefixes and splits them only where a stat
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from operator import itemgetter
 
 import msgspec
 
@@ -14,6 +15,7 @@ from stentor.bgp.decision import Path, Scope
 from stentor.bgp.nlri import Family, Prefix
 
 CACHE_LIMIT = 50_000
+_FIRST = itemgetter(0)
 
 
 class PrefixRange(msgspec.Struct, frozen=True):
@@ -55,6 +57,11 @@ class PrefixSet:
             if len(bounds) == 1:
                 ((low, high),) = bounds
                 end = 1 + octets
+                lengths = set(map(_FIRST, prefixes))
+                if low <= min(lengths, default=0) and max(lengths, default=0) <= high:
+                    bases = set(map(itemgetter(slice(1, end)), prefixes))
+                    if bases <= level.keys():
+                        return list(prefixes), []
                 inside = [p for p in prefixes if p[1:end] in level and low <= p[0] <= high]
                 if len(inside) == len(prefixes):
                     return inside, []

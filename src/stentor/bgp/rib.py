@@ -8,7 +8,7 @@ what is true then: a slow peer costs a set of prefixes, never a queue of message
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 
 import msgspec
@@ -37,17 +37,17 @@ class Table:
         one = self.best.get(prefix)
         return () if one is None else (one,)
 
-    def announce(self, path: Path, prefixes: Sequence[Prefix]) -> Sequence[Prefix]:
-        """Set ``path`` as its source's path (of its path id) to each prefix; the prefixes with any change."""
+    def announce(self, path: Path, routes: Mapping[Prefix, Path]) -> Collection[Prefix]:
+        """Set ``path``, the value of all ``routes``, as its source's path (of its path id); the prefixes with any change."""
         best = self.best
-        if best.keys().isdisjoint(prefixes):
-            best.update(dict.fromkeys(prefixes, path))
-            return prefixes
+        if best.keys().isdisjoint(routes):
+            best.update(routes)
+            return routes
         touched = []
         rivals = self.rivals
         source, path_id = path.source, path.path_id
         winners: dict[Path, Path] = {}
-        for prefix in prefixes:
+        for prefix in routes:
             old = best.get(prefix)
             if old is path:
                 continue
@@ -121,14 +121,15 @@ class Inbound:
         self._paths: dict[tuple[int, Attributes], Path] = {}
         self._accepted: dict[tuple[int, Attributes, int], Path] = {}
 
-    def announce(self, attributes: Attributes, keys: list[bytes]) -> Sequence[Prefix]:
+    def announce(self, attributes: Attributes, keys: list[bytes]) -> Collection[Prefix]:
         """Routes as received; the prefixes whose candidates changed."""
         if self.stale:
             self.stale.difference_update(keys)
         if not self.has_path_ids:
             path = self._intern(attributes, 0)
-            self.routes.update(dict.fromkeys(keys, path))
-            return self._offer(path, keys)
+            fresh = dict.fromkeys(keys, path)
+            self.routes.update(fresh)
+            return self._offer(path, keys, fresh)
         touched: list[Prefix] = []
         groups: defaultdict[bytes, list[bytes]] = defaultdict(list)
         for key in keys:
@@ -136,7 +137,8 @@ class Inbound:
         for path_id, members in groups.items():
             path = self._intern(attributes, int.from_bytes(path_id, "big"))
             self.routes.update(dict.fromkeys(members, path))
-            touched += self._offer(path, [key[4:] for key in members])
+            prefixes = [key[4:] for key in members]
+            touched += self._offer(path, prefixes, dict.fromkeys(prefixes, path))
         return touched
 
     def withdraw(self, keys: Iterable[bytes]) -> list[Prefix]:
@@ -182,7 +184,8 @@ class Inbound:
         groups: defaultdict[Path, list[bytes]] = defaultdict(list)
         for key, path in self.routes.items():
             groups[path].append(key[4:] if self.has_path_ids else key)
-        return [prefix for path, prefixes in groups.items() for prefix in self._offer(path, prefixes)]
+        offers = (self._offer(path, prefixes, dict.fromkeys(prefixes, path)) for path, prefixes in groups.items())
+        return [prefix for touched in offers for prefix in touched]
 
     def verdict(self, attributes: Attributes) -> str:
         """Why the protocol itself forbids these attributes, empty when it does not."""
@@ -212,7 +215,8 @@ class Inbound:
         decided = "rejects" if verdict.attributes is None else "accepts"
         return f"import policy {policy.name!r}, statement {verdict.statement!r} {decided}"
 
-    def _offer(self, path: Path, prefixes: list[Prefix]) -> Sequence[Prefix]:
+    def _offer(self, path: Path, prefixes: list[Prefix], routes: Mapping[Prefix, Path]) -> Collection[Prefix]:
+        """``routes`` are the prefixes with ``path``, made once for all tables that take them unchanged."""
         table, rules = self.table, self.rules
         if self.verdict(path.attributes):
             return table.withdraw(self.source, prefixes, path.path_id)
@@ -221,14 +225,14 @@ class Inbound:
             received = msgspec.structs.replace(received, local_pref=0)  # RFC 8326 §4: the peer is about to go
         verdicts = rules.policy.apply(table.family, path, received, prefixes, rules.local_as)
         if len(verdicts) == 1 and verdicts[0].attributes is path.attributes:
-            return table.announce(path, prefixes)
+            return table.announce(path, routes)
         touched: list[Prefix] = []
         for verdict in verdicts:
             if verdict.attributes is None:
                 touched += table.withdraw(self.source, verdict.prefixes, path.path_id)
             else:
                 accepted = self._intern(verdict.attributes, path.path_id)
-                touched += table.announce(accepted, verdict.prefixes)
+                touched += table.announce(accepted, dict.fromkeys(verdict.prefixes, accepted))
         return touched
 
     def _retract(self, keys: list[bytes]) -> list[Prefix]:
@@ -258,14 +262,15 @@ class Local:
         self.routes: dict[Prefix, Path] = {}
         self._paths: dict[tuple[Attributes, tuple[str, ...]], Path] = {}
 
-    def announce(self, attributes: Attributes, tags: tuple[str, ...], prefixes: Sequence[Prefix]) -> Sequence[Prefix]:
+    def announce(self, attributes: Attributes, tags: tuple[str, ...], prefixes: Sequence[Prefix]) -> Collection[Prefix]:
         """Originate prefixes; those with any change."""
         key = (attributes, tags)
         path = self._paths.get(key)
         if path is None:
             path = self._paths[key] = Path(self.source, attributes, tags=tags)
-        self.routes.update(dict.fromkeys(prefixes, path))
-        return self.table.announce(path, prefixes)
+        fresh = dict.fromkeys(prefixes, path)
+        self.routes.update(fresh)
+        return self.table.announce(path, fresh)
 
     def withdraw(self, prefixes: Iterable[Prefix]) -> list[Prefix]:
         """Stop to originate prefixes; those with any change."""

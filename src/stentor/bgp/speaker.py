@@ -5,21 +5,25 @@ import gc
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
+from functools import partial
 from ipaddress import ip_address
+from itertools import islice
 from pathlib import Path
 
+from stentor.bgp.advertisement import Advertiser
 from stentor.bgp.bfd.client import Client
 from stentor.bgp.bfd.message import Endpoint, Request, Status
 from stentor.bgp.bfd.session import Settings
 from stentor.bgp.compile import compile_policies
 from stentor.bgp.config import Config, Peer
-from stentor.bgp.errors import ConfigError
+from stentor.bgp.errors import Cease, ConfigError
+from stentor.bgp.installation import Installation
 from stentor.bgp.instance import Instance
 from stentor.bgp.neighbour import Neighbour
 from stentor.bgp.nlri import Family, Prefix, format_prefix
 from stentor.bgp.status import Note
-from stentor.bgp.wire import Notification
+from stentor.bgp.wire import Notification, shutdown
 
 RESTART_WINDOW_S = 300.0
 NOTES_KEPT = 1000
@@ -43,6 +47,8 @@ class Speaker:
         self._bfd_path = bfd_path
         self._bfd: Client | None = None
         self._bfd_was_up: set[Endpoint] = set()
+        self._installations: dict[str, Installation] = {}
+        self._advertisers: dict[str, Advertiser] = {}
         self._is_checking_bfd = False
         loop.call_later(RESTART_WINDOW_S, self._end_restart)
 
@@ -57,7 +63,7 @@ class Speaker:
                 instance.config.local_asn,
                 instance.config.router_id,
             ):
-                self.instances.pop(name).stop(None)
+                self._drop(name)
         try:
             for name, wish in wanted.items():
                 known = self.instances.get(name)
@@ -78,6 +84,8 @@ class Speaker:
         except ConfigError:
             self.config = before
             raise
+        self._install()
+        self._advertise()
         self._check_bfd()
         # What was built now stays: the collector need not walk half a million routes again and again.
         gc.collect()
@@ -87,6 +95,10 @@ class Speaker:
         """End all sessions; without a notification this is a restart, and BFD goes on."""
         for instance in self.instances.values():
             instance.stop(notification)
+        for installation in self._installations.values():
+            installation.close(remove=notification is not None)
+        for advertiser in self._advertisers.values():
+            advertiser.close()
         if self._bfd is not None:
             if notification is not None:
                 self._bfd.want(())
@@ -105,16 +117,53 @@ class Speaker:
         for watcher in list(self.watchers):
             watcher(note)
 
-    def _routes_changed(self, instance: Instance, family: Family, prefixes: Sequence[Prefix]) -> None:
+    def _routes_changed(self, instance: Instance, family: Family, prefixes: Collection[Prefix]) -> None:
+        installation = self._installations.get(instance.name)
+        if installation is not None:
+            installation.touch(family, prefixes)
         if not self.watchers:
             return
         table = instance.tables[family]
-        for prefix in prefixes[:ROUTES_TOLD]:
+        for prefix in islice(prefixes, ROUTES_TOLD):
             path = table.best.get(prefix)
             text = f"{format_prefix(family, prefix)} " + (f"via {path.source.name}" if path is not None else "gone")
             self.note("route", instance.name, path.source.name if path is not None else "", text)
         if len(prefixes) > ROUTES_TOLD:
             self.note("route", instance.name, "", f"{len(prefixes) - ROUTES_TOLD} more {family.label} prefixes changed")
+
+    def _drop(self, name: str) -> None:
+        self.instances.pop(name).stop(shutdown(Cease.DECONFIGURED))
+        installation = self._installations.pop(name, None)
+        if installation is not None:
+            installation.close(remove=True)
+
+    def _install(self) -> None:
+        """Start or stop installation of routes as the configuration says."""
+        for name, instance in self.instances.items():
+            config, known = instance.config.kernel, self._installations.get(name)
+            if known is not None and known.config != config:
+                self._installations.pop(name).close(remove=True)
+                known = None
+            if known is None and config is not None:
+                self._installations[name] = Installation(self._loop, instance, config)
+
+    def _advertise(self) -> None:
+        """Speak and hear router advertisements on the interfaces of unnumbered peers."""
+        wanted = {
+            each.config.interface
+            for _, each in self.neighbours()
+            if each.config.interface is not None and each.config.peer_address is None
+        }
+        for interface in self._advertisers.keys() - wanted:
+            self._advertisers.pop(interface).close()
+        for interface in wanted - self._advertisers.keys():
+            self._advertisers[interface] = Advertiser(self._loop, interface, partial(self._found, interface))
+
+    def _found(self, interface: str, address: str) -> None:
+        for _, neighbour in self.neighbours():
+            if neighbour.config.interface == interface and neighbour.config.peer_address is None:
+                neighbour.found(address)
+        self._check_bfd()
 
     def _end_restart(self) -> None:
         self._was_running = False

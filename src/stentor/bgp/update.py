@@ -71,6 +71,17 @@ class UpdateDecoder:
             return self._classic(withdrawn, announced, known)
         return self._general(block, withdrawn, announced)
 
+    def decode_plain(self, body: bytes) -> tuple[Attributes, list[bytes]] | None:
+        """An UPDATE that only announces classic IPv4 routes with attributes seen before: most of them. None for all others."""
+        if body[0] or body[1]:
+            return None
+        stop = 4 + (body[2] << 8 | body[3])
+        known = self._simple.get(body[4:stop])
+        if known is None or known.attributes is None or known.faults:
+            return None
+        prefixes = self._prefixes(body, stop, len(body), Family.IPV4)
+        return (known.attributes, prefixes) if prefixes else None
+
     def _classic(self, withdrawn: list[bytes], announced: list[bytes], known: Decoded) -> Update:
         gone = (Routes(Family.IPV4, withdrawn),) if withdrawn else ()
         routes = Routes(Family.IPV4, announced, known.attributes)
