@@ -140,7 +140,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> bytes:
         """The answer's body; one of `ApiError` for anything but success."""
-        headers = _JSON | self._authorization()
+        headers = _JSON | self.authorization()
         if body is not None:
             headers["Content-Type"] = media_type
         try:
@@ -180,7 +180,7 @@ class Client:
             async with self.session.get(
                 self.connection.server + kind.path(namespace),
                 params=query,
-                headers=_JSON | self._authorization(),
+                headers=_JSON | self.authorization(),
                 timeout=timeout,
                 **self._name_check(),
             ) as response:
@@ -209,7 +209,8 @@ class Client:
             raise RuntimeError("the client is used outside its `async with`")
         return self._session
 
-    def _authorization(self) -> dict[str, str]:
+    def authorization(self) -> dict[str, str]:
+        """Headers that authenticate, none with a client certificate."""
         token = self.connection.token
         if self.connection.token_file:
             token = Path(self.connection.token_file).read_text().strip()  # rotated by the kubelet
