@@ -1,0 +1,153 @@
+"""``stentor dns``: cluster DNS, started with the cluster's API and the servers to forward to."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from stentor.api.core import ENDPOINT_SLICES, NAMESPACES, SERVICES
+from stentor.dns import row
+from stentor.dns.server import DnsServer, Resolver
+from stentor.dns.upstream import Server, of_resolv_conf
+from stentor.dns.zone import Zone
+from stentor.kube.client import Client
+from stentor.kube.config import Connection, find
+from stentor.kube.errors import BadConfig
+from stentor.kube.source import table_source
+from stentor.runtime import log as logs
+from stentor.runtime.health import Health
+from stentor.runtime.job import JobGroup
+from stentor.state import Database
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM (0); 2 for flags that cannot be used, 1 when an address cannot be listened on."""
+    parser = argparse.ArgumentParser(prog="stentor dns", description="Cluster DNS.")
+    parser.add_argument("--kubeconfig", metavar="FILE", help="without it the pod's service account")
+    parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig")
+    parser.add_argument(
+        "--listen", action="append", metavar="ADDRESS[:PORT]", help="UDP and TCP; default: every address, port 53"
+    )
+    parser.add_argument("--cluster-domain", default="cluster.local", metavar="NAME", help="default: cluster.local")
+    parser.add_argument(
+        "--upstream",
+        action="append",
+        metavar="ADDRESS[:PORT]",
+        help="server of all other names; default: resolv.conf's",
+    )
+    parser.add_argument("--resolv-conf", type=Path, default=Path("/etc/resolv.conf"), metavar="FILE")
+    parser.add_argument("--health", default="[::]:8181", metavar="ADDRESS:PORT", help="/health, /ready, /metrics")
+    arguments = parser.parse_args(argv)
+    try:
+        listen = [Server.parse(text) for text in arguments.listen or ("0.0.0.0", "::")]
+        upstreams = [Server.parse(text) for text in arguments.upstream or ()]
+        health = Server.parse(arguments.health)
+        connection = find(arguments.kubeconfig, arguments.context)
+    except (ValueError, BadConfig) as e:
+        print(f"stentor dns: {e}", file=sys.stderr)
+        return 2
+    logs.set_up()
+    gc.freeze()
+    upstreams = upstreams or list(of_resolv_conf(arguments.resolv_conf))
+    try:
+        asyncio.run(run(connection, arguments.cluster_domain, listen, upstreams, health))
+    except OSError as e:
+        print(f"stentor dns: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def run(
+    connection: Connection, domain: str, listen: Sequence[Server], upstreams: Sequence[Server], health: Server
+) -> None:
+    """The server's life, in one event loop."""
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    database = Database()
+    services, slices, namespaces = row.services(), row.slices(), row.namespaces()
+    resolver = Resolver(Zone(domain, services, slices, namespaces), upstreams)
+    async with Client(connection, user_agent="stentor-dns") as client, JobGroup(Health()) as jobs:
+        for source in (
+            table_source(client, SERVICES, database, services, row_of=row.parse_service, key_of=lambda key: key),
+            table_source(client, ENDPOINT_SLICES, database, slices, row_of=row.parse_slice, key_of=lambda key: key),
+            table_source(
+                client,
+                NAMESPACES,
+                database,
+                namespaces,
+                row_of=lambda each: row.Namespace(each.metadata.name),
+                key_of=lambda key: key.name,
+            ),
+        ):
+            jobs.keep(str(source.kind), source.run)
+        server = DnsServer(resolver, jobs)
+        for each in listen:
+            await _listen(server, each)
+        runner = await _serve_health(resolver, health)
+        log.info("Serving", extra={"domain": domain, "upstreams": ",".join(str(each.addr) for each in upstreams)})
+        await ended.wait()
+        await server.stop()
+        await runner.cleanup()
+
+
+async def _listen(server: DnsServer, at: Server) -> None:
+    """An address of every kind (`::`) is left out where the machine has no IPv6."""
+    try:
+        await server.start(str(at.addr), at.port)
+    except OSError:
+        if int(at.addr):
+            raise
+        log.info("Not listening", extra={"address": str(at.addr)})
+
+
+async def _serve_health(resolver: Resolver, at: Server) -> web.AppRunner:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Metrics(resolver))
+
+    async def ready(_: web.Request) -> web.Response:
+        return web.Response(text="OK") if resolver.zone.is_synced else web.Response(status=503, text="not synced")
+
+    async def healthy(_: web.Request) -> web.Response:
+        return web.Response(text="OK")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), content_type="text/plain")
+
+    app = web.Application()
+    app.add_routes([web.get("/ready", ready), web.get("/health", healthy), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, str(at.addr), at.port).start()
+    return runner
+
+
+class _Metrics(Collector):
+    """CoreDNS' names, so that its dashboards show something."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    def collect(self) -> Iterable[Metric]:
+        responses = CounterMetricFamily("coredns_dns_responses", "Replies by code.", labels=["rcode"])
+        for rcode, count in self._resolver.replies.items():
+            responses.add_metric([rcode], count)
+        yield responses
+        yield GaugeMetricFamily("coredns_cache_entries", "Replies kept.", value=len(self._resolver.cache))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
