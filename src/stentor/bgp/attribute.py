@@ -374,7 +374,7 @@ def _merge_as4(values: dict[str, Any]) -> None:
     as4_path: tuple[Segment, ...] | None = values.pop("as4_path", None)
     as4_aggregator = values.pop("as4_aggregator", None)
     aggregator = values.get("aggregator")
-    if aggregator is not None and aggregator[0] != AS_TRANS and (as4_path or as4_aggregator):
+    if aggregator is not None and as4_aggregator is not None and aggregator[0] != AS_TRANS:
         return
     if aggregator is not None and as4_aggregator is not None:
         values["aggregator"] = as4_aggregator
