@@ -19,6 +19,7 @@ from stentor.tables.service import (
     Distribution,
     EndpointSlice,
     HostPort,
+    HostPorts,
     LBEntry,
     LocalNode,
     Port,
@@ -68,15 +69,19 @@ SLICES = st.builds(
     ),
     endpoints=st.lists(ENDPOINTS, max_size=5, unique_by=lambda each: each.addr).map(tuple),
 )
-HOST_PORTS = st.builds(
+HOST_PORT = st.builds(
     HostPort,
-    pod=NAMES,
-    container=st.just("c"),
+    container=st.sampled_from("cd"),
     protocol=st.just(Protocol.TCP),
     host_ip=st.sampled_from([None, CLUSTER_IPS[0]]),
     host_port=st.integers(1, 3),
-    backend=st.sampled_from(PODS).map(lambda addr: (addr,)),
     port=st.just(80),
+)
+HOST_PORTS = st.builds(
+    HostPorts,
+    pod=NAMES,
+    addresses=st.sampled_from(PODS).map(lambda addr: (addr,)),
+    ports=st.lists(HOST_PORT, min_size=1, max_size=2, unique_by=lambda each: each.container).map(tuple),
 )
 LOCAL = st.builds(
     LocalNode, name=st.just("n1"), zone=ZONES, addresses=st.sampled_from([(), (Addr.parse("172.18.0.1"),)])
@@ -117,7 +122,7 @@ class World:
                 self.database.put(self.tables.services, event)
             case EndpointSlice():
                 self.database.put(self.tables.slices, event)
-            case HostPort():
+            case HostPorts():
                 self.database.put(self.tables.host_ports, event)
             case LocalNode():
                 self.database.put(self.tables.nodes, event)

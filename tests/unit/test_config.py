@@ -41,6 +41,13 @@ def test_later_values_win_level_by_level(tmp_path: Path) -> None:
             "not IPv6",
         ),
         ("ipam.operator.clusterPoolIPv4MaskSize=7", "ipam.operator.clusterPoolIPv4MaskSize", "does not fit"),
+        ("loadBalancer.mode=dsr", "loadBalancer.mode", "'dsr'"),
+        ("loadBalancer.dsrDispatch=geneve", "loadBalancer.dsrDispatch", "opt"),
+        ("maglev.tableSize=1000", "maglev.tableSize", "16381"),
+        ("maglev.hashSeed=abcd", "maglev.hashSeed", "12 bytes"),
+        ('nodePort.range="30000"', "nodePort.range", "30000,32767"),
+        ('nodePort.range="5,4"', "nodePort.range", "no range"),
+        ("kubeProxyReplacementHealthzBindAddr=x", "kubeProxyReplacementHealthzBindAddr", "ADDRESS:PORT"),
         ("tunnelPort=70000", "tunnelPort", "from 1 to 65535"),
     ],
 )

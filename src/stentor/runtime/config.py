@@ -6,6 +6,7 @@ Defaults are upstream's except where docs/configuration.md says otherwise.
 
 from __future__ import annotations
 
+import base64
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -73,6 +74,38 @@ class BPF(Section, frozen=True):
     ipcache_max: int = 512000
     node_map_max: int = 16384
     frag_map_max: int = 8192
+    lb_map_max: int = 65536
+    lb_external_cluster_ip: bool = msgspec.field(default=False, name="lbExternalClusterIP")
+    lb_algorithm_annotation: bool = False
+    lb_source_range_all_types: bool = False
+
+
+class LoadBalancer(Section, frozen=True):
+    algorithm: Literal["random", "maglev"] = "random"
+    mode: Literal["snat"] = "snat"
+    acceleration: Literal["disabled"] = "disabled"
+    dsr_dispatch: Literal["opt"] = "opt"
+    service_topology: bool = False
+
+
+class Maglev(Section, frozen=True):
+    table_size: int = 16381
+    hash_seed: str = "JLfvgnHc2kaSUFaI"
+
+
+class NodePort(Section, frozen=True):
+    range: str = "30000,32767"
+    bind_protection: bool = True
+    enable_health_check: bool = True
+
+
+class SocketLB(Section, frozen=True):
+    enabled: bool = True
+    host_namespace_only: bool = False
+
+
+class K8s(Section, frozen=True):
+    service_proxy_name: str = ""
 
 
 class Prometheus(Section, frozen=True):
@@ -115,6 +148,12 @@ class Values(Section, frozen=True):
     mtu: int = msgspec.field(default=0, name="MTU")
     devices: tuple[str, ...] = ()
     kube_proxy_replacement: bool = True
+    kube_proxy_replacement_healthz_bind_addr: str = ""
+    load_balancer: LoadBalancer = LoadBalancer()
+    maglev: Maglev = Maglev()
+    node_port: NodePort = NodePort()
+    socket_lb: SocketLB = msgspec.field(default=SocketLB(), name="socketLB")
+    k8s: K8s = K8s()
     enable_ipv4_masquerade: bool = msgspec.field(default=True, name="enableIPv4Masquerade")
     enable_ipv6_masquerade: bool = msgspec.field(default=True, name="enableIPv6Masquerade")
     ipv4_native_routing_cidr: str = msgspec.field(default="", name="ipv4NativeRoutingCIDR")
@@ -246,9 +285,53 @@ def check(values: Values) -> None:
     if not values.kube_proxy_replacement:
         raise ConfigError("kubeProxyReplacement", "false is refused: there is no other proxy")
     _check_pools(values.ipam.operator)
+    _check_services(values)
     for name, port in (("tunnelPort", values.tunnel_port), ("prometheus.port", values.prometheus.port)):
         if not 0 < port < 65536:
             raise ConfigError(name, f"{port}: from 1 to 65535")
+
+
+MAGLEV_SIZES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071)
+"""Primes that upstream accepts as `maglev.tableSize`."""
+
+
+def node_port_range(text: str) -> tuple[int, int]:
+    """First and last of ``30000,32767``; ValueError."""
+    first, comma, last = text.partition(",")
+    if not (comma and first.strip().isdecimal() and last.strip().isdecimal()):
+        raise ValueError(f"{text!r} is not of the form 30000,32767")
+    if not 0 < int(first) <= int(last) < 65536:
+        raise ValueError(f"{text!r} is no range of ports")
+    return int(first), int(last)
+
+
+def bind_address(text: str) -> tuple[str, int]:
+    """Host and port of ``0.0.0.0:10256`` or ``[::]:10256``; ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not (colon and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError(f"{text!r} is not of the form ADDRESS:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _check_services(values: Values) -> None:
+    if values.maglev.table_size not in MAGLEV_SIZES:
+        raise ConfigError("maglev.tableSize", f"{values.maglev.table_size}: one of {', '.join(map(str, MAGLEV_SIZES))}")
+    try:
+        seed = base64.b64decode(values.maglev.hash_seed, validate=True)
+    except ValueError:
+        seed = b""
+    if len(seed) != 12:
+        raise ConfigError("maglev.hashSeed", f"{values.maglev.hash_seed!r}: 12 bytes in base64")
+    healthz = values.kube_proxy_replacement_healthz_bind_addr
+    for key, text, parse in (
+        ("nodePort.range", values.node_port.range, node_port_range),
+        ("kubeProxyReplacementHealthzBindAddr", healthz, bind_address),
+    ):
+        try:
+            if text:
+                parse(text)
+        except ValueError as error:
+            raise ConfigError(key, str(error)) from error
 
 
 def _check_pools(pools: IPAMOperator) -> None:

@@ -13,7 +13,7 @@ from stentor.tables.service import (
     EndpointSlice,
     Frontend,
     FrontendKey,
-    HostPort,
+    HostPorts,
     LBEntry,
     LocalNode,
     Service,
@@ -21,7 +21,6 @@ from stentor.tables.service import (
 )
 
 Frontends = Table[tuple[FrontendKey, ObjectKey, ServiceType], Frontend]
-HostPorts = Table[tuple[ObjectKey, str, FrontendKey], HostPort]
 
 
 class ServiceTables(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +28,7 @@ class ServiceTables(msgspec.Struct, frozen=True, kw_only=True):
 
     services: Table[ObjectKey, Service]
     slices: Table[ObjectKey, EndpointSlice]
-    host_ports: HostPorts
+    host_ports: Table[ObjectKey, HostPorts]
     nodes: Table[str, LocalNode]
     frontends: Frontends
     entries: Table[FrontendKey, LBEntry]
@@ -52,7 +51,7 @@ def derive(graph: Graph, tables: ServiceTables, settings: Settings) -> None:
             return ()
         return frontends_of(service, tables.slices.by("service", key), node, settings)
 
-    def host_claims(key: tuple[ObjectKey, str, FrontendKey]) -> Iterable[Frontend]:
+    def host_claims(key: ObjectKey) -> Iterable[Frontend]:
         row, node = tables.host_ports.get(key), local()
         return () if row is None or node is None else host_port_frontends(row, node, settings)
 
@@ -66,8 +65,8 @@ def derive(graph: Graph, tables: ServiceTables, settings: Settings) -> None:
         Input(tables.nodes, lambda _: [row.key for row in tables.services]),
     ]
     from_host_ports = [
-        Input(tables.host_ports, lambda row: (tables.host_ports.key(row),)),
-        Input(tables.nodes, lambda _: [key for key, _ in tables.host_ports.items()]),
+        Input(tables.host_ports, lambda row: (row.pod,)),
+        Input(tables.nodes, lambda _: [row.pod for row in tables.host_ports]),
     ]
     graph.add(Derivation("service-frontends", tables.frontends, claims, from_services))
     graph.add(Derivation("host-port-frontends", tables.frontends, host_claims, from_host_ports))

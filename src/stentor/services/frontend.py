@@ -19,7 +19,7 @@ from stentor.tables.service import (
     EntryFlag,
     Frontend,
     FrontendKey,
-    HostPort,
+    HostPorts,
     LBEntry,
     LocalNode,
     Port,
@@ -95,22 +95,23 @@ def frontends_of(
                     yield Frontend(service=service.key, type=exposure.type, port_name=port.name, entry=entry)
 
 
-def host_port_frontends(row: HostPort, node: LocalNode, settings: Settings) -> Iterator[Frontend]:
-    """A host port on the node's addresses; in the range of node ports it is not served, as upstream."""
-    if settings.node_port_min <= row.host_port <= settings.node_port_max:
-        return
-    pod_of = {addr.family: addr for addr in reversed(row.backend)}
-    for addr in (row.host_ip,) if row.host_ip is not None else node.addresses:
-        if addr.family in pod_of and addr.family in settings.families:
-            backends = (Backend(pod_of[addr.family], row.port),)
-            entry = LBEntry(
-                key=FrontendKey(addr, row.host_port, row.protocol),
-                internal=backends,
-                external=backends,
-                flags=EntryFlag.EXTERNAL | EntryFlag.EXTERNAL_LOCAL,
-            )
-            owner = ObjectKey(row.pod.namespace, f"{row.pod.name}:{row.container}")
-            yield Frontend(service=owner, type=ServiceType.HOST_PORT, port_name="", entry=entry)
+def host_port_frontends(row: HostPorts, node: LocalNode, settings: Settings) -> Iterator[Frontend]:
+    """Host ports on the node's addresses; in the range of node ports they are not served, as upstream."""
+    pod_of = {addr.family: addr for addr in reversed(row.addresses) if addr.family in settings.families}
+    for port in row.ports:
+        if settings.node_port_min <= port.host_port <= settings.node_port_max:
+            continue
+        owner = ObjectKey(row.pod.namespace, f"{row.pod.name}:{port.container}")
+        for addr in (port.host_ip,) if port.host_ip is not None else node.addresses:
+            if addr.family in pod_of:
+                backends = (Backend(pod_of[addr.family], port.port),)
+                entry = LBEntry(
+                    key=FrontendKey(addr, port.host_port, port.protocol),
+                    internal=backends,
+                    external=backends,
+                    flags=EntryFlag.EXTERNAL | EntryFlag.EXTERNAL_LOCAL,
+                )
+                yield Frontend(service=owner, type=ServiceType.HOST_PORT, port_name="", entry=entry)
 
 
 def _is_served_on(service: Service, node: LocalNode) -> bool:

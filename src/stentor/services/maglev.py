@@ -15,7 +15,6 @@ from typing import Final
 
 from stentor.tables.service import Backend
 
-SIZES: Final = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071)
 DEFAULT_SIZE: Final = 16381
 DEFAULT_SEED: Final = "JLfvgnHc2kaSUFaI"
 

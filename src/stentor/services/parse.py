@@ -16,6 +16,7 @@ from stentor.tables.service import (
     Distribution,
     EndpointSlice,
     HostPort,
+    HostPorts,
     LocalNode,
     Port,
     Protocol,
@@ -112,26 +113,28 @@ def parse_node(node: core.Node) -> LocalNode:
     )
 
 
-def parse_host_ports(pod: Pod) -> Iterator[HostPort]:
-    """Host ports of a running pod that has a network of its own; loopback host addresses are not served, as upstream."""
+def parse_host_ports(pod: Pod) -> HostPorts | None:
+    """Host ports of a running pod that has a network of its own; None without any. Those of loopback addresses are not
+    served, as upstream."""
     if pod.spec.host_network or pod.status.phase in ("Succeeded", "Failed"):
-        return
+        return None
     addresses = _all("status.podIPs", [each.ip for each in pod.status.pod_ips], Addr.parse, [])
-    if not addresses:
-        return
+    ports = tuple(_host_ports(pod))
+    return HostPorts(pod=pod.key, addresses=addresses, ports=ports) if ports and addresses else None
+
+
+def _host_ports(pod: Pod) -> Iterator[HostPort]:
     for container in pod.spec.containers:
         for port in container.ports:
             protocol = _protocol(port.protocol, "", [])
-            host_ip = Addr.parse(port.host_ip) if port.host_ip else None
+            host_ip = next(iter(_all("hostIP", (port.host_ip,) if port.host_ip else (), Addr.parse, [])), None)
             if not port.host_port or protocol is None or (host_ip is not None and host_ip.ip.is_loopback):
                 continue
             yield HostPort(
-                pod=pod.key,
                 container=container.name,
                 protocol=protocol,
                 host_ip=None if host_ip is None or host_ip.ip.is_unspecified else host_ip,
                 host_port=port.host_port,
-                backend=addresses,
                 port=port.container_port,
             )
 

@@ -128,13 +128,19 @@ class EndpointSlice(msgspec.Struct, frozen=True, kw_only=True):
 class HostPort(msgspec.Struct, frozen=True, kw_only=True):
     """A container's port on the addresses of its node. `host_ip` None stands for all of them."""
 
-    pod: ObjectKey
     container: str
     protocol: Protocol
     host_ip: Addr | None
     host_port: int
-    backend: tuple[Addr, ...]
     port: int
+
+
+class HostPorts(msgspec.Struct, frozen=True, kw_only=True):
+    """The host ports of one pod, and its addresses."""
+
+    pod: ObjectKey
+    addresses: tuple[Addr, ...]
+    ports: tuple[HostPort, ...]
 
 
 class LocalNode(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,13 +243,9 @@ def endpoint_slices() -> Table[ObjectKey, EndpointSlice]:
     return Table("endpoint-slices", lambda row: row.key, indexes={"service": lambda row: (row.service,)})
 
 
-def host_ports() -> Table[tuple[ObjectKey, str, FrontendKey], HostPort]:
-    """Host ports of this node's pods."""
-    return Table("host-ports", lambda row: (row.pod, row.container, _host_port_key(row)))
-
-
-def _host_port_key(row: HostPort) -> FrontendKey:
-    return FrontendKey(row.host_ip or Addr(0), row.host_port, row.protocol)
+def host_ports() -> Table[ObjectKey, HostPorts]:
+    """Pods of this node that have host ports."""
+    return Table("host-ports", lambda row: row.pod)
 
 
 def local_nodes() -> Table[str, LocalNode]:

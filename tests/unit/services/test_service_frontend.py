@@ -17,6 +17,7 @@ from stentor.tables.service import (
     EntryFlag,
     Frontend,
     HostPort,
+    HostPorts,
     LocalNode,
     Port,
     Protocol,
@@ -202,16 +203,16 @@ def test_one_family_only() -> None:
     ]
 
 
-def host_port(number: int, host_ip: str | None = None) -> HostPort:
-    return HostPort(
-        pod=ObjectKey("default", "p"),
+def host_port(number: int, host_ip: str | None = None) -> HostPorts:
+    port = HostPort(
         container="c",
         protocol=Protocol.TCP,
         host_ip=Addr.parse(host_ip) if host_ip else None,
         host_port=number,
-        backend=(Addr.parse("10.0.1.1"), Addr.parse("fd00::1")),
         port=8080,
     )
+    addresses = (Addr.parse("10.0.1.1"), Addr.parse("fd00::1"))
+    return HostPorts(pod=ObjectKey("default", "p"), addresses=addresses, ports=(port,))
 
 
 def test_host_ports() -> None:

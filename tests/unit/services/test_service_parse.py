@@ -173,13 +173,15 @@ def test_host_ports_of_a_pod() -> None:
         "spec": {"containers": [{"name": "c", "image": "i", "ports": ports}]},
         "status": {"podIPs": [{"ip": "10.0.1.5"}]},
     }
-    rows = list(parse_host_ports(msgspec.convert(raw, Pod)))
-    assert [(row.protocol, row.host_ip, row.host_port, row.port) for row in rows] == [
+    found = parse_host_ports(msgspec.convert(raw, Pod))
+    assert found is not None
+    assert found.addresses == (Addr.parse("10.0.1.5"),)
+    assert [(row.protocol, row.host_ip, row.host_port, row.port) for row in found.ports] == [
         (Protocol.TCP, None, 8080, 8080),
         (Protocol.UDP, Addr.parse("192.0.2.1"), 5353, 53),
     ]
     raw["spec"]["hostNetwork"] = True
-    assert list(parse_host_ports(msgspec.convert(raw, Pod))) == []
+    assert parse_host_ports(msgspec.convert(raw, Pod)) is None
 
 
 def test_the_local_node() -> None:
