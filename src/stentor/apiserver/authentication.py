@@ -1,0 +1,90 @@
+"""Who a request comes from: client certificate first, then bearer token, else anonymous."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from aiohttp import web
+
+from stentor.apiserver.errors import Unauthorized
+from stentor.apiserver.request import ANONYMOUS, User
+from stentor.apiserver.store import Store
+from stentor.apiserver.token import Claims, Signer, TokenError
+
+_AUTHENTICATED = "system:authenticated"
+_BUCKETS = {"Pod": "/pods", "Secret": "/secrets", "Node": "/nodes"}
+
+
+class Authenticator:
+    """Certificates were verified against the authority by TLS; tokens are verified here."""
+
+    def __init__(self, signer: Signer, store: Store) -> None:
+        self._signer = signer
+        self._store = store
+
+    def authenticate(self, request: web.BaseRequest) -> User:
+        """Raises Unauthorized for credentials that are not good; no credentials are anonymous."""
+        authorization = request.headers.get("Authorization", "")
+        user = _certificate_user(request)
+        if user is not None:
+            return user
+        if not authorization:
+            return ANONYMOUS
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise Unauthorized()
+        try:
+            return self.token_user(token.strip())
+        except TokenError as fault:
+            raise Unauthorized() from fault
+
+    def token_user(self, token: str) -> User:
+        """The user of a service account token. Raises TokenError, also when what it is bound to is gone."""
+        claims = self._signer.verify(token)
+        self._check_alive(claims)
+        extra: dict[str, list[str]] = {}
+        if claims.bound is not None and claims.bound.kind == "Pod":
+            extra["authentication.kubernetes.io/pod-name"] = [claims.bound.name]
+            extra["authentication.kubernetes.io/pod-uid"] = [claims.bound.uid]
+        groups = ("system:serviceaccounts", f"system:serviceaccounts:{claims.namespace}", _AUTHENTICATED)
+        return User(claims.user, frozenset(groups), claims.uid, extra)
+
+    def _check_alive(self, claims: Claims) -> None:
+        account = self._store.get("/serviceaccounts", (claims.namespace, claims.name))
+        if account is None or account.uid != claims.uid:
+            raise TokenError("the service account is gone")
+        bound = claims.bound
+        if bound is None:
+            return
+        namespace = "" if bound.kind == "Node" else claims.namespace
+        entry = self._store.get(_BUCKETS[bound.kind], (namespace, bound.name))
+        if entry is None or entry.uid != bound.uid:
+            raise TokenError(f"the {bound.kind} that the token is bound to is gone")
+
+
+def _certificate_user(request: web.BaseRequest) -> User | None:
+    transport = request.transport
+    protocol: Any = request.protocol
+    if transport is None:
+        return None
+    known: User | bool | None = getattr(protocol, "stentor_user", False)
+    if not isinstance(known, bool):
+        return known
+    connection: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    certificate = connection.getpeercert() if connection is not None else None
+    user = _parse_subject(certificate) if certificate else None
+    if hasattr(protocol, "__dict__"):
+        protocol.stentor_user = user  # a connection's certificate does not change: read it once
+    return user
+
+
+def _parse_subject(certificate: dict[str, Any]) -> User | None:
+    name, groups = "", [_AUTHENTICATED]
+    for names in certificate.get("subject", ()):
+        for key, value in names:
+            if key == "commonName":
+                name = value
+            elif key == "organizationName":
+                groups.append(value)
+    return User(name, frozenset(groups)) if name else None
