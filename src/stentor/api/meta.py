@@ -84,6 +84,7 @@ class Condition(Value, frozen=True, kw_only=True):
     observed_generation: int = 0
     last_heartbeat_time: str | None = None
     last_probe_time: str | None = None
+    last_update_time: str | None = None
     last_transition_time: str | None = None
 
 
