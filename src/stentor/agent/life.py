@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from stentor.agent import device, wiring
+from stentor.agent import device, service, wiring
 from stentor.agent.conflist import write_conflist
 from stentor.agent.device import OwnDevices, Underlay
 from stentor.agent.endpoint import Endpoints, LinkSettings
@@ -31,6 +31,7 @@ from stentor.datapath import connection
 from stentor.datapath.config import DatapathConfig
 from stentor.datapath.loader import Datapath
 from stentor.datapath.names import Pins
+from stentor.datapath.service_target import ServiceTarget
 from stentor.ipam.address import NodePools
 from stentor.kube.client import Client
 from stentor.kube.errors import ApiError
@@ -42,6 +43,7 @@ from stentor.runtime.config import Values
 from stentor.runtime.duration import parse_duration_s
 from stentor.runtime.health import Health
 from stentor.runtime.job import JobGroup
+from stentor.services.claim import derive as derive_services
 from stentor.state import Graph, Reconciler
 from stentor.tables.masquerade import Uplink
 from stentor.tables.node import Node
@@ -82,6 +84,7 @@ class Agent:
         self.sources: tuple[Reflector[Any], ...] = wiring.sources(
             self.tables, client, values, node_name, own_row=self._own_row
         )
+        self.service_sources = service.sources(self.tables.database, self.tables.services, client, values, node_name)
         self.endpoints = Endpoints(
             self.tables.database, self.tables.endpoints, self.pools, self.store, self.families, self.link_thread
         )
@@ -100,6 +103,7 @@ class Agent:
         self.underlay: Underlay | None = None
         self.devices: OwnDevices | None = None
         self.datapath: Datapath | None = None
+        self.service_target: ServiceTarget | None = None
         self.graph: Graph | None = None
         self.reconcilers: tuple[Reconciler[Any, Any], ...] = ()
         self.collected: connection.Collected | None = None
@@ -108,6 +112,7 @@ class Agent:
         """Bring everything up; returns the CNI socket's server."""
         for source in self.sources:
             jobs.keep(f"watch-{source.kind}", source.run)
+        self.service_sources.start(jobs)
         facts = await self.node.discover()
         addresses = tuple(addr for _, addr in facts.addresses)
         await self._load_datapath(addresses)
@@ -138,8 +143,9 @@ class Agent:
             masquerade_ipv4=values.enable_ipv4_masquerade and 4 in self.families,
             masquerade_ipv6=values.enable_ipv6_masquerade and 6 in self.families,
         )
-        self.datapath = await self._on_link_thread(self._load_programs, config)
+        self.datapath = await self._on_link_thread(self._load_programs, service.with_services(config, values))
         self._write_uplinks(addresses)
+        log.info("Loaded the datapath", extra={"seconds": f"{time.time() - self.started_at:.3f}"})
 
     def _load_programs(self, config: DatapathConfig) -> Datapath:
         bpf = msgspec.to_builtins(self.values.bpf)
@@ -151,6 +157,7 @@ class Agent:
         datapath.attach_host(self.devices.host)
         for each in self.underlay.devices:
             datapath.attach_uplink(each.index)
+        service.attach(datapath, Pins(self.paths.bpffs), self.values)
         return datapath
 
     def _write_uplinks(self, own: tuple[Addr, ...]) -> None:
@@ -196,6 +203,8 @@ class Agent:
                 pool.reserve(kept, _ROUTER)
             routers.append(kept if kept is not None else pool.allocate(_ROUTER))
         self.routers = tuple(routers)
+        words = ",".join(map(str, prefixes))
+        log.info("Got pod CIDRs", extra={"podCIDRs": words, "seconds": f"{time.time() - self.started_at:.3f}"})
         await self._on_link_thread(device.start_devices, self.routers)
         key = (self.values.cluster.name, self.node.name)
         row = self.tables.nodes.get(key) or Node(name=key[1], cluster=key[0], pod_cidrs=prefixes, is_local=True)
@@ -223,7 +232,12 @@ class Agent:
             underlay=self.underlay.families,
             route_mtu=self.underlay.route_mtu,
         )
-        self.reconcilers = wiring.reconcile(self.tables, self.datapath.maps, self.client, self.link_thread, node=node)
+        derive_services(self.graph, self.tables.services, service.settings(self.values, self.families))
+        self.service_target = service.target(self.datapath.maps, self.values)
+        self.reconcilers = (
+            *wiring.reconcile(self.tables, self.datapath.maps, self.client, self.link_thread, node=node),
+            service.reconciler(self.tables.services, self.service_target),
+        )
         for reconciler in self.reconcilers:
             self.graph.settle()
             if reconciler.name != "cilium-endpoints":  # the API may be away; the kernel is not

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from stentor.agent import service
 from stentor.net.address import Addr, Prefix
+from stentor.services.claim import ServiceTables
 from stentor.state import Database, Table
 from stentor.tables.endpoint import (
     Endpoint,
@@ -36,6 +38,8 @@ class Tables:
         self.endpoints: Table[int, Endpoint] = add(endpoints())
         self.uplinks: Table[int, Uplink] = add(uplinks())
         self.policy_rules: Table[RuleKey, PolicyRule] = add(policy_rules())
+
+        self.services: ServiceTables = service.make_tables(self.database)
 
         self.pod_labels: Table[PodKey, PodLabels] = add(pod_labels())
         self.ipcache: Table[Prefix, IPCacheEntry] = add(ipcache())

@@ -1,0 +1,149 @@
+"""Services in the agent: what is watched, what follows, and the maps and socket programs that it ends in.
+
+Services, EndpointSlices, Node, Pods' host ports ─► frontends ─► lb-entries ─► kernel
+
+A service is looked at only when all EndpointSlices are known: an agent that starts again never writes one without its
+backends over what its predecessor left.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from stentor.api.core import ENDPOINT_SLICES, NODES, SERVICES
+from stentor.api.pod import PODS
+from stentor.datapath.cgroup import CgroupLinks
+from stentor.datapath.config import DatapathConfig
+from stentor.datapath.loader import Datapath
+from stentor.datapath.names import Pins
+from stentor.datapath.service_target import ServiceTarget
+from stentor.kube.client import Client
+from stentor.kube.reflector import Reflector
+from stentor.kube.source import table_source
+from stentor.runtime.config import Values, node_port_range
+from stentor.runtime.job import JobGroup
+from stentor.services import maglev
+from stentor.services.claim import ServiceTables
+from stentor.services.frontend import Settings
+from stentor.services.parse import parse_host_ports, parse_node, parse_service, parse_slice
+from stentor.state import Database, Reconciler
+from stentor.sys import cgroup
+from stentor.sys.bpf import Map
+from stentor.sys.namespace import network_cookie
+from stentor.tables import service as tables
+from stentor.tables.service import Algorithm
+
+
+def make_tables(database: Database) -> ServiceTables:
+    """The tables of services, registered."""
+    return ServiceTables(
+        services=database.add(tables.services()),
+        slices=database.add(tables.endpoint_slices()),
+        host_ports=database.add(tables.host_ports()),
+        nodes=database.add(tables.local_nodes()),
+        frontends=database.add(tables.frontends()),
+        entries=database.add(tables.lb_entries()),
+    )
+
+
+class ServiceSources(msgspec.Struct, frozen=True):
+    """Watches; `late` ones begin once the others have delivered what there is."""
+
+    early: tuple[Reflector[Any], ...]
+    late: tuple[Reflector[Any], ...]
+
+    def start(self, jobs: JobGroup) -> None:
+        for source in self.early:
+            jobs.keep(f"watch-{source.kind}", source.run)
+        for source in self.late:
+            jobs.keep(f"watch-{source.kind}", functools.partial(self._run_late, source))
+
+    async def _run_late(self, source: Reflector[Any]) -> None:
+        for each in self.early:
+            await each.synced.wait()
+        await source.run()
+
+
+def sources(database: Database, own: ServiceTables, client: Client, values: Values, node_name: str) -> ServiceSources:
+    """What the agent watches for services."""
+    proxy = values.k8s.service_proxy_name
+    slices = table_source(client, ENDPOINT_SLICES, database, own.slices, row_of=parse_slice, key_of=lambda key: key)
+    node = table_source(
+        client,
+        NODES,
+        database,
+        own.nodes,
+        row_of=parse_node,
+        key_of=lambda key: key.name,
+        field_selector=f"metadata.name={node_name}",
+    )
+    services = table_source(
+        client,
+        SERVICES,
+        database,
+        own.services,
+        row_of=lambda service: parse_service(service, proxy),
+        key_of=lambda key: key,
+    )
+    pods = table_source(
+        client,
+        PODS,
+        database,
+        own.host_ports,
+        row_of=parse_host_ports,
+        key_of=lambda key: key,
+        field_selector=f"spec.nodeName={node_name}",
+    )
+    return ServiceSources((slices, node), (services, pods))
+
+
+def settings(values: Values, families: tuple[int, ...]) -> Settings:
+    """What the configuration says to the derivations."""
+    first, last = node_port_range(values.node_port.range)
+    return Settings(
+        families=families,
+        algorithm=Algorithm(values.load_balancer.algorithm),
+        allow_algorithm_annotation=values.bpf.lb_algorithm_annotation,
+        topology_hints=values.load_balancer.service_topology,
+        external_cluster_ip=values.bpf.lb_external_cluster_ip,
+        source_range_all_types=values.bpf.lb_source_range_all_types,
+        node_port_min=first,
+        node_port_max=last,
+    )
+
+
+def with_services(config: DatapathConfig, values: Values) -> DatapathConfig:
+    """The programs' constants completed with those of services. Called in the node's network namespace."""
+    first, last = node_port_range(values.node_port.range)
+    return msgspec.structs.replace(
+        config,
+        protect_node_ports=values.node_port.bind_protection,
+        node_port_min=first,
+        node_port_max=last,
+        host_netns=network_cookie(),
+        maglev_size=values.maglev.table_size,
+    )
+
+
+def target(maps: Mapping[str, Map], values: Values) -> ServiceTarget:
+    """The owner of the load-balancing maps."""
+    size, seed = values.maglev.table_size, maglev.parse_seed(values.maglev.hash_seed)
+    return ServiceTarget(maps, functools.partial(maglev.table, size=size, seed=seed), size)
+
+
+def reconciler(own: ServiceTables, target: ServiceTarget) -> Reconciler[Any, Any]:
+    """Keeps the maps at what `lb-entries` says."""
+    return Reconciler("services", own.entries, target)
+
+
+def attach(datapath: Datapath, pins: Pins, values: Values) -> None:
+    """Put the socket programs on every process of the machine, or take them away when they are off."""
+    links = CgroupLinks(datapath.programs, pins, cgroup.root())
+    if values.socket_lb.enabled:
+        links.attach()
+    else:
+        links.detach()
