@@ -44,7 +44,7 @@ def _apiserver(plan: Plan, cluster: Cluster, machine: Machine) -> list[str]:
     return [
         *("--data", "/var/lib/stentor-lab/apiserver", "--pki", f"{_KUBERNETES}/pki"),
         *(word for address in listen for word in ("--listen", address)),
-        *("--service-cidr", ",".join(map(str, cluster.service_cidrs))),
+        *(word for cidr in cluster.service_cidrs for word in ("--service-cidr", str(cidr))),
     ]
 
 

@@ -83,11 +83,8 @@ class Daemon:
         self.zygote.start()
         preparing = self._prepare() if self.plan.clusters else 0
         self.fleet.build()
-        made = (self.plan.networks, "network"), (self.plan.machines, "machine")
-        self._tell(
-            progress.Kind.STEP,
-            "made " + ", ".join(f"{len(things)} {name}{'s'[: len(things) != 1]}" for things, name in made),
-        )
+        networks, machines = _count(self.plan.networks, "network"), _count(self.plan.machines, "machine")
+        self._tell(progress.Kind.STEP, f"made {networks} and {machines}")
         if preparing and os.waitpid(preparing, 0)[1] != 0:
             raise LabError(f"certificates and configuration cannot be prepared; see {self.place.log}")
 

@@ -70,11 +70,10 @@ class Faults:
                     found += [f"{name} {word}" for word in words]
         return tuple(found)
 
-    def forget(self, machine: str) -> None:
-        """Its wires are gone, and their faults with them."""
+    def unplug(self, machine: str) -> None:
+        """Takes a machine off all its networks; faults of its wires end."""
         for name, segment in self._segments.items():
-            for holder, interface in [key for key in segment.ports if key[0] == machine]:
-                port = segment.ports.pop((holder, interface))
+            for port in segment.unplug(machine):
                 self._other.pop((name, port), {})
                 self._drop_loss(name, port)
 

@@ -97,7 +97,7 @@ class Fleet:
     async def _switch_off(self, each: Machine) -> None:
         for process in self.processes[each.name].values():
             self.supervisor.abandon(process)
-        self.faults.forget(each.name)
+        self.faults.unplug(each.name)
         self.machines.pop(each.name).close()
         await asyncio.gather(*(self.supervisor.ended(process) for process in self.processes[each.name].values()))
 

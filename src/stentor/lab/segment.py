@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 
 from stentor.lab.machine import MachineNamespaces
@@ -46,8 +45,12 @@ class Segment:
         with visit_network(self.namespace), netlink.Route() as route:
             route.send(*messages)
 
-    def close(self) -> None:
-        os.close(self.namespace)
+    def unplug(self, machine: str) -> list[str]:
+        """Takes the machine off the network at once; the ports go later, with its namespace. Their names."""
+        gone = [self.ports.pop(key) for key in list(self.ports) if key[0] == machine]
+        with visit_network(self.namespace), netlink.Route() as route:
+            route.send(*(netlink.set_link(socket.if_nametoindex(port), up=False) for port in gone))
+        return gone
 
 
 def _mac(machine: str, interface: str) -> bytes:

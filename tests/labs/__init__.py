@@ -1,0 +1,1 @@
+"""Labs as tests use them; the fixtures are in tests/system/conftest.py."""
