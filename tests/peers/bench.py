@@ -11,6 +11,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -108,6 +111,14 @@ class Bench:
         self._processes.append(process)
         return process
 
+    def start_bfd(self, space: str, socket: str, *options: str) -> subprocess.Popen[bytes]:
+        """Our BFD process with its control socket in the directory, as soon as it answers."""
+        path = self.directory / socket
+        command = [PYTHON, "-m", "stentor.bgp.bfd.command", "--socket", str(path), *options]
+        process = self.start(space, command, "bfd")
+        wait_for("the control socket", path.exists)
+        return process
+
     def log(self, name: str) -> str:
         """What a process printed so far."""
         return (self.directory / f"{name}.log").read_text(errors="replace")
@@ -131,6 +142,17 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(5)
+
+
+def stop_server(path: str) -> None:
+    """End whoever serves a unix socket, if somebody does: a process that a process of ours started and left behind."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(path)
+        except OSError:
+            return
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    os.kill(struct.unpack("=iII", credentials)[0], signal.SIGTERM)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peers.bench import PYTHON, Bench, kill, wait_for
+from peers.bench import PYTHON, Bench, kill, stop_server, wait_for
 
 from stentor.bgp.client import ask, stream
 from stentor.bgp.errors import Unreachable
@@ -27,6 +27,7 @@ class Speaker:
         self.bfd_socket = str(bench.directory / f"{name}.bfd.sock")
         self.file = bench.directory / f"{name}.yaml"
         self.process: subprocess.Popen[bytes] | None = None
+        bench.at_exit(lambda: stop_server(self.bfd_socket))
         self.file.write_text(json.dumps(configuration))
         self.start(waits=waits)
 

@@ -1,0 +1,48 @@
+"""BFD and graceful restart together (RFC 5882 §4.3), against BIRD and FRR, with packets flowing both ways.
+
+What dies: our bgp process, our bfd process, the neighbour. Deadlines here are generous; benchmarks/bfd_detection.py measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from peers.bench import Bench, kill, wait_for
+from peers.pair import ROUTERS, Pair
+from stentor.bgp.bfd.client import fetch
+
+
+@pytest.fixture(params=sorted(ROUTERS))
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    with Bench() as bench:
+        yield Pair(bench, request.param)
+
+
+def test_the_speaker_killed_and_started_again_costs_no_packet(pair: Pair) -> None:
+    before = fetch(pair.speaker.bfd_socket)
+    pings = pair.ping()
+    pair.speaker.kill()
+    wait_for("the neighbour notices the session's end", lambda: not pair.router.is_established())
+    assert pair.router.is_bfd_up()
+    assert pair.router.has_route()
+    pair.speaker.start()
+    pair.wait_up()
+    assert pair.lost(pings) == 0
+    after = fetch(pair.speaker.bfd_socket)
+    assert [(each.discriminator, each.flaps) for each in after] == [(each.discriminator, 0) for each in before]
+
+
+def test_bfd_killed_takes_the_session_down_and_it_comes_back(pair: Pair) -> None:
+    kill(pair.bfd)
+    wait_for("the neighbour ends the session", lambda: not pair.router.is_established())
+    wait_for("we notice", lambda: pair.speaker.peer("router")["flaps"] >= 1)
+    pair.wait_up()
+
+
+def test_the_neighbour_killed_takes_its_routes_along(pair: Pair) -> None:
+    """It offered graceful restart, but BFD says that its forwarding is gone: stale routes would lead nowhere."""
+    pair.router.kill()
+    wait_for("its route leaves our kernel", lambda: not pair.installed())
+    assert not pair.speaker.route("203.0.113.0/24")
