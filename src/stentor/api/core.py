@@ -287,7 +287,7 @@ class EventSource(Value, frozen=True, kw_only=True):
     host: str = ""
 
 
-class Event(Resource, frozen=True, kw_only=True):
+class Event(Resource, frozen=True, omit_defaults=False, kw_only=True):
     """Something that happened to an object, for people to read (core/v1)."""
 
     involved_object: ObjectReference = ObjectReference()
