@@ -9,26 +9,29 @@ from stentor.api import crd
 from stentor.api.core import CUSTOM_RESOURCE_DEFINITIONS
 from stentor.kube import patch
 from stentor.kube.client import Client
-from stentor.kube.errors import Retryable
+from stentor.kube.errors import ApiError
 
 _POLL_S = 0.05
+_MOST_PAUSE_S = 5.0
 
 log = logging.getLogger(__name__)
 
 
 async def ensure_definitions(client: Client) -> None:
-    """Apply every CRD and return once all are established; goes on trying while the API server is out of reach."""
+    """Apply every CRD and return once all are established; goes on trying when the API server is out of reach or refuses."""
     for definition in crd.DEFINITIONS:
         document = crd.document(definition)
         name = document["metadata"]["name"]
         change = patch.apply_document(document, manager="cilium-operator")
+        pause_s = _POLL_S
         while True:
             try:
                 await client.patch(CUSTOM_RESOURCE_DEFINITIONS, name, change)
                 break
-            except Retryable as e:
-                log.info("API server is not ready yet", extra={"error": e.message})
-                await asyncio.sleep(max(_POLL_S, e.retry_after_s))
+            except ApiError as e:
+                log.info("CRD is not written yet", extra={"crd": name, "error": e.message})
+                await asyncio.sleep(pause_s)
+                pause_s = min(_MOST_PAUSE_S, pause_s * 1.5)
     for definition in crd.DEFINITIONS:
         await _established(client, f"{definition.kind.plural}.{definition.kind.group}")
 
@@ -37,7 +40,7 @@ async def _established(client: Client, name: str) -> None:
     while True:
         try:
             current = await client.get(CUSTOM_RESOURCE_DEFINITIONS, name)
-        except Retryable:
+        except ApiError:
             current = None
         conditions = current.status.conditions if current is not None else ()
         if any(condition.type == "Established" and condition.status == "True" for condition in conditions):
