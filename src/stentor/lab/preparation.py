@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 import stentor
-from stentor.apiserver import pki
+from stentor.apiserver import authorization, pki
 from stentor.lab import component
 from stentor.lab.place import Place
 from stentor.lab.plan import Cluster, Machine, Plan
@@ -70,14 +70,14 @@ def _write_certificates(plan: Plan, cluster: Cluster, machine: Machine, authorit
     subjects = (machine.name, *_LOOPBACK, *map(str, machine.addresses))
     own.write_pair("kubelet", pki.make_server(authority, f"system:node:{machine.name}", subjects))
     users = {
-        "kubelet": (f"system:node:{machine.name}", "system:nodes"),
-        "agent": (f"stentor:agent:{machine.name}", "stentor:agents"),
+        "kubelet": (f"system:node:{machine.name}", authorization.NODES),
+        "agent": (f"system:stentor:agent:{machine.name}", authorization.AGENTS),
     }
     if is_control_plane:
         users |= {
-            "admin": ("kubernetes-admin", "system:masters"),
-            "controller-manager": ("system:kube-controller-manager", "system:kube-controllers"),
-            "operator": ("stentor:operator", "stentor:operators"),
+            "admin": ("kubernetes-admin", authorization.ADMINS),
+            "controller-manager": (authorization.CONTROLLERS, "system:kube-controllers"),
+            "operator": (authorization.OPERATOR, "system:stentor:operators"),
         }
     server = _server(plan, cluster, machine)
     for file, (user, group) in users.items():
