@@ -13,7 +13,7 @@ from collections.abc import Callable
 from stentor.bgp.errors import PeerFault
 from stentor.bgp.wire import MAX_MESSAGE, Kind, split_messages
 
-READ_SIZE = 128 * 1024
+READ_SIZE = 64 * 1024
 HIGH_WATER = 256 * 1024
 
 

@@ -1,7 +1,7 @@
 """The Adj-RIB-Out of one session and family: what the peer was told, and the messages that bring it up to date."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import groupby
 
@@ -24,6 +24,7 @@ from stentor.bgp.rib import Table, rank_candidates
 from stentor.bgp.update import encode_block, encode_update, encode_withdraw, fits
 
 CACHE_LIMIT = 50_000
+_FORGOTTEN = Attributes()
 
 
 class Refusal(Enum):
@@ -34,7 +35,7 @@ class Refusal(Enum):
     NO_ADVERTISE = "community NO_ADVERTISE"
     NO_EXPORT = "community NO_EXPORT, and the peer is eBGP"
     STALE = "long-lived stale, and the peer does not support that"
-    NEXT_HOP = "no next hop of a form that the peer understands"
+    NEXT_HOP = "no next hop of a form that the peer understands, or attributes longer than a message"
 
 
 class Export(msgspec.Struct, frozen=True):
@@ -83,7 +84,8 @@ class Outbound:
     def refresh(self, *, forget: bool = False) -> None:
         """Look at every prefix again; ``forget`` what was sent, so that all of it is sent anew."""
         if forget:
-            self.sent.clear()
+            # Not cleared: what the peer knows and should not must still be withdrawn.
+            self.sent = dict.fromkeys(self.sent, _FORGOTTEN)
         self._is_first = not self.sent
         self._backlog = list(self.table.best) if not self.sent else [*{*self.table.best, *self._sent_prefixes()}]
         self._dirty.clear()
@@ -208,7 +210,7 @@ class Outbound:
         return attributes
 
     def _finish(self, attributes: Attributes, path: Path, asked: NextHop | bytes | None) -> Attributes | None:
-        """The attributes on the wire, interned; None when no next hop fits."""
+        """The attributes on the wire, interned; None when no next hop or no message fits."""
         key = (attributes, path.source.scope, asked)
         try:
             return self._final[key]
@@ -221,6 +223,8 @@ class Outbound:
         result = self._compute(attributes, path, asked)
         if result is not None:
             result = self._interned.setdefault(result, result)
+            if not fits(self.rules.session, self.table.family, result, self._block(result)):
+                result = None  # nobody can be told (RFC 4271 §9.2)
         self._final[key] = result
         return result
 
@@ -296,18 +300,16 @@ class Outbound:
             fresh[attributes].append(key)
         return {key}
 
-    def _encode(self, gone: list[bytes], fresh: defaultdict[Attributes, list[bytes]]) -> list[bytes]:
+    def _encode(self, gone: list[bytes], fresh: Mapping[Attributes, list[bytes]]) -> list[bytes]:
         session, family = self.rules.session, self.table.family
-        messages: list[bytes] = []
+        messages = encode_withdraw(session, family, gone) if gone else []
         for attributes, keys in fresh.items():
-            block = self._blocks.get(attributes)
-            if block is None:
-                block = self._blocks[attributes] = encode_block(session, family, attributes)
-            if not fits(session, family, attributes, block):
-                # Nobody could be told (RFC 4271 §9.2): the route is not advertised, and an older form of it is withdrawn.
-                gone += keys
-                for key in keys:
-                    self.sent.pop(key, None)
-            elif keys:
-                messages += encode_update(session, family, attributes, keys, block)
-        return [*encode_withdraw(session, family, gone), *messages] if gone else messages
+            if keys:
+                messages += encode_update(session, family, attributes, keys, self._block(attributes))
+        return messages
+
+    def _block(self, attributes: Attributes) -> bytes:
+        block = self._blocks.get(attributes)
+        if block is None:
+            block = self._blocks[attributes] = encode_block(self.rules.session, self.table.family, attributes)
+        return block

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
-from ipaddress import ip_address
 from itertools import islice
 from pathlib import Path
 
@@ -226,19 +225,15 @@ def _bfd_request(instance: Instance, neighbour: Neighbour) -> Request | None:
     settings = Settings(
         bfd.transmit_interval_milliseconds * 1000, bfd.receive_interval_milliseconds * 1000, bfd.detect_multiplier
     )
+    # Never the connection's own address: a session that follows TCP's coming and going would not outlive a restart.
     local = config.transport.local_address or ""
-    if not local and neighbour.main.connection is not None:
-        local = neighbour.main.connection.local()[0]
-    interface = config.interface or ""
-    if ip_address(address).is_link_local:
-        local = ""
-    return Request(Endpoint(address, local, interface, _is_multihop(instance, config)), settings)
+    return Request(Endpoint(address, local, config.interface or "", _is_multihop(instance, config)), settings)
 
 
 def _is_multihop(instance: Instance, config: Peer) -> bool:
     if config.bfd is not None and config.bfd.multihop is not None:
         return config.bfd.multihop
-    return config.ebgp_multihop > 1
+    return config.ebgp_multihop > 1 or config.peer_asn == (config.local_asn or instance.asn)
 
 
 def _mark_running(state_dir: Path) -> bool:

@@ -144,6 +144,12 @@ def split_messages(data: bytes | bytearray, limit: int = MAX_MESSAGE) -> tuple[l
     position, end = 0, len(data)
     while end - position >= HEADER:
         length = data[position + 16] << 8 | data[position + 17]
+        if data[position + 18] == 2 and 23 <= length <= limit and data[position : position + 16] == MARKER:
+            if position + length > end:
+                break
+            messages.append((Kind.UPDATE, bytes(data[position + HEADER : position + length])))
+            position += length
+            continue
         try:
             kind = _check_header(data[position : position + 16], data[position + 18], length, limit)
         except PeerFault:

@@ -1,0 +1,210 @@
+"""The state machine: the paths of RFC 4271 §8, and every sequence of events to a depth."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from stentor.bgp.capability import Capabilities, Open
+from stentor.bgp.errors import PeerFault
+from stentor.bgp.fsm import (
+    Action,
+    Arm,
+    Close,
+    Connect,
+    Connected,
+    Down,
+    Event,
+    Expired,
+    Failed,
+    Faulted,
+    Machine,
+    Received,
+    Reset,
+    Send,
+    Settings,
+    Start,
+    State,
+    Stop,
+    Timer,
+    Up,
+    is_ours_kept,
+    step,
+)
+from stentor.bgp.nlri import Family
+from stentor.bgp.wire import Keepalive, Kind, Notification
+
+CAPABILITIES = Capabilities(families=(Family.IPV4,), four_octet_as=65001)
+LOCAL = Open(65001, 90, 1, CAPABILITIES)
+PEER = Open(65002, 30, 2, Capabilities(families=(Family.IPV4,), four_octet_as=65002))
+SETTINGS = Settings(LOCAL, peer_as=65002)
+OPEN, UPDATE = Received(Kind.OPEN, PEER), Received(Kind.UPDATE)
+KEEPALIVE, NOTIFIED = Received(Kind.KEEPALIVE), Received(Kind.NOTIFICATION, Notification(6, 2))
+TO_ESTABLISHED: list[Event] = [Start(), Connected(), OPEN, KEEPALIVE]
+
+
+def run(events: list[Event], settings: Settings = SETTINGS) -> tuple[Machine, list[Action]]:
+    """The machine after all events, and the last one's actions."""
+    machine, actions = Machine(settings), []
+    for event in events:
+        machine, actions = step(machine, event)
+    return machine, actions
+
+
+def sent(actions: list[Action]) -> list[object]:
+    return [action.message for action in actions if isinstance(action, Send)]
+
+
+def test_the_way_up() -> None:
+    machine, actions = run([Start()])
+    assert machine.state is State.CONNECT
+    assert Connect() in actions
+    machine, actions = run([Start(), Connected()])
+    assert machine.state is State.OPEN_SENT
+    assert sent(actions) == [LOCAL]
+    machine, actions = run([Start(), Connected(), OPEN])
+    assert machine.state is State.OPEN_CONFIRM
+    assert sent(actions) == [Keepalive()]
+    assert Arm(Timer.HOLD, 30) in actions
+    assert Arm(Timer.KEEPALIVE, 10) in actions
+    machine, actions = run(TO_ESTABLISHED)
+    assert machine.state is State.ESTABLISHED
+    assert any(isinstance(action, Up) for action in actions)
+
+
+def test_passive_waits() -> None:
+    machine, actions = run([Start()], Settings(LOCAL, is_passive=True))
+    assert machine.state is State.ACTIVE
+    assert Connect() not in actions
+
+
+def test_hold_time_zero_arms_no_timers() -> None:
+    silent = Open(65002, 0, 2, PEER.capabilities)
+    _, actions = run([Start(), Connected(), Received(Kind.OPEN, silent)])
+    assert not [action for action in actions if isinstance(action, Arm)]
+    _, actions = run([Start(), Connected(), Received(Kind.OPEN, silent), KEEPALIVE])
+    assert not [action for action in actions if isinstance(action, Arm)]
+
+
+@pytest.mark.parametrize(
+    ("peer", "settings", "code"),
+    [
+        (PEER, Settings(LOCAL, peer_as=65003), (2, 2)),
+        (Open(65001, 90, 2, CAPABILITIES), Settings(LOCAL, is_external_only=True), (2, 2)),
+        (Open(65001, 90, 1, CAPABILITIES), Settings(LOCAL), (2, 3)),
+        (Open(65002, 90, 2, Capabilities(families=(Family.IPV6,))), SETTINGS, (2, 7)),
+    ],
+    ids=["wrong AS", "internal for external", "our identifier", "no common family"],
+)
+def test_refused_opens(peer: Open, settings: Settings, code: tuple[int, int]) -> None:
+    machine, actions = run([Start(), Connected(), Received(Kind.OPEN, peer)], settings)
+    (notification,) = [each for each in sent(actions) if isinstance(each, Notification)]
+    assert (notification.code, notification.subcode) == code
+    assert machine.state is State.IDLE
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "code"),
+    [
+        ([Start(), Connected()], KEEPALIVE, (5, 1)),
+        ([Start(), Connected(), OPEN], UPDATE, (5, 2)),
+        (TO_ESTABLISHED, OPEN, (5, 3)),
+        (TO_ESTABLISHED, Expired(Timer.HOLD), (4, 0)),
+        ([Start(), Connected()], Expired(Timer.HOLD), (4, 0)),
+        (TO_ESTABLISHED, Faulted(PeerFault(3, 10)), (3, 10)),
+        (TO_ESTABLISHED, Reset(Notification(6, 4), "asked"), (6, 4)),
+        (TO_ESTABLISHED, Stop(Notification(6, 2)), (6, 2)),
+    ],
+)
+def test_endings_with_a_notification(before: list[Event], event: Event, code: tuple[int, int]) -> None:
+    machine, actions = run([*before, event])
+    (notification,) = [each for each in sent(actions) if isinstance(each, Notification)]
+    assert (notification.code, notification.subcode) == code
+    assert actions.index(Send(notification)) < actions.index(Close())
+    assert machine.state is State.IDLE
+
+
+def test_a_silent_stop_sends_nothing() -> None:
+    _, actions = run([*TO_ESTABLISHED, Stop()])
+    assert sent(actions) == []
+    assert Close() in actions
+
+
+def test_idle_hold_grows_and_a_session_resets_it() -> None:
+    waits = []
+    machine, _ = step(Machine(SETTINGS), Start())
+    for _ in range(8):
+        for event in (Connected(), NOTIFIED):
+            machine, actions = step(machine, event)
+        waits += [action.seconds for action in actions if isinstance(action, Arm)]
+        machine, _ = step(machine, Expired(Timer.IDLE_HOLD))
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    for event in (Connected(), OPEN, KEEPALIVE):
+        machine, _ = step(machine, event)
+    machine, actions = step(machine, Failed("gone"))
+    assert [action.seconds for action in actions if isinstance(action, Arm)] == [1]
+
+
+def test_collision_keeps_the_connection_of_the_higher_identifier() -> None:
+    assert is_ours_kept(Open(1, 90, 9), Open(2, 90, 8))
+    assert not is_ours_kept(Open(1, 90, 8), Open(2, 90, 9))
+    assert is_ours_kept(Open(2, 90, 8), Open(1, 90, 8))  # RFC 6286: then the higher AS
+
+
+EVENTS: list[Event] = [
+    Start(),
+    Stop(Notification(6, 2)),
+    Reset(Notification(6, 4), "asked"),
+    Connected(),
+    Failed("lost"),
+    OPEN,
+    KEEPALIVE,
+    UPDATE,
+    NOTIFIED,
+    Faulted(PeerFault(1, 1)),
+    *(Expired(timer) for timer in Timer),
+]
+
+
+def test_every_sequence_to_a_depth() -> None:
+    """From every reachable state, any event: the machine answers, and what it says fits what it said before."""
+    depth = 5
+    frontier = [Machine(SETTINGS)]
+    seen = {key(machine) for machine in frontier}
+    for _ in range(depth):
+        following = []
+        for machine, event in product(frontier, EVENTS):
+            if isinstance(event, Connected) and machine.state not in (State.IDLE, State.CONNECT, State.ACTIVE):
+                continue  # the driver has one connection a machine
+            after, actions = step(machine, event)
+            check(machine, after, actions)
+            if key(after) not in seen:
+                seen.add(key(after))
+                following.append(after)
+        frontier = following
+    assert {state for state, *_ in seen} == set(State)
+
+
+def key(machine: Machine) -> tuple[State, bool, int, bool]:
+    """What a machine's future depends on; more failures than three only lengthen a pause."""
+    return machine.state, machine.is_enabled, min(machine.failures, 3), machine.session is not None
+
+
+def check(before: Machine, after: Machine, actions: list[Action]) -> None:
+    """Invariants of one step."""
+    was_up, is_up = before.state is State.ESTABLISHED, after.state is State.ESTABLISHED
+    ups = [action for action in actions if isinstance(action, Up)]
+    downs = [action for action in actions if isinstance(action, Down)]
+    assert len(ups) == (not was_up and is_up)
+    assert [down.was_up for down in downs if down.was_up] == [True] * (was_up and not is_up)
+    if before.state >= State.OPEN_SENT and after.state < State.OPEN_SENT:
+        assert Close() in actions
+    if any(isinstance(action, Send) for action in actions):
+        assert before.state >= State.OPEN_SENT or after.state is State.OPEN_SENT
+    for index, action in enumerate(actions):
+        if isinstance(action, Close):
+            assert not any(isinstance(later, Send) for later in actions[index:])
+    if not after.is_enabled:
+        assert after.state is State.IDLE
+    assert (after.session is not None) == (after.state >= State.OPEN_CONFIRM)
