@@ -51,7 +51,7 @@ static __always_inline bool is_related(const struct __sk_buff *skb, const struct
 /* An end without policy blocks replies too: nothing passes before an endpoint's first policy. */
 static __always_inline int check_ready(struct flow *f, struct end end, enum direction direction)
 {
-	if (!end.is_local || end.policy)
+	if (likely(!end.is_local || end.policy))
 		return OK;
 	f->direction = direction;
 	f->endpoint = end.id;
@@ -66,9 +66,9 @@ static __always_inline int authorise(struct __sk_buff *skb, struct flow *f, stru
 
 	if (verdict == OK)
 		verdict = check_ready(f, to, INGRESS);
-	if (verdict != OK)
+	if (unlikely(verdict != OK))
 		return verdict;
-	if (f->related) /* one about an unknown connection is judged as ICMP, but opens none */
+	if (unlikely(f->related)) /* one about an unknown connection is judged as ICMP, but opens none */
 		return is_related(skb, f, now) ? OK : judge(f, from, to);
 	find_connection(f, now, &c);
 	if (c.known && !f->opens && !sent_by_client(&c)) {
@@ -78,12 +78,12 @@ static __always_inline int authorise(struct __sk_buff *skb, struct flow *f, stru
 		return OK;
 	}
 	verdict = judge(f, from, to);
-	if (verdict != OK) {
+	if (unlikely(verdict != OK)) {
 		if (c.known && sent_by_client(&c)) /* revoked: the other side's packets are replies no more */
 			forget_connection(&c, f);
 		return verdict;
 	}
-	if (c.known && !f->opens) {
+	if (likely(c.known && !f->opens)) {
 		refresh_connection(&c, f, now);
 		return OK;
 	}

@@ -15,10 +15,14 @@ struct connection {
 /* Any total order will do: begin where addresses differ most. */
 static __always_inline bool is_before(const struct addr *x, __be16 x_port, const struct addr *y, __be16 y_port)
 {
-#pragma unroll
-	for (int i = 3; i >= 0; i--)
-		if (x->w[i] != y->w[i])
-			return x->w[i] < y->w[i];
+	__u64 mine = addr_half(x, 1), other = addr_half(y, 1);
+
+	if (likely(mine != other))
+		return mine < other;
+	mine = addr_half(x, 0);
+	other = addr_half(y, 0);
+	if (mine != other)
+		return mine < other;
 	return x_port < y_port;
 }
 

@@ -9,7 +9,7 @@
 enum fragment_place { NOT_FRAGMENTED, FIRST_FRAGMENT, LATER_FRAGMENT };
 
 struct flow {
-	struct addr src, dst;
+	struct addr src WIDE, dst WIDE;
 	__be16 sport, dport;  /* ICMP echo: the id is the asking side's port, the other one is 0 */
 	__u16 l4;             /* offset of the L4 header */
 	__u8 proto;
@@ -50,14 +50,14 @@ static __always_inline int parse_ipv4(const struct __sk_buff *skb, __u32 off, st
 	struct iphdr *ip = header_at(skb, off, sizeof(*ip));
 	__u16 place;
 
-	if (!ip || ip->version != 4 || ip->ihl < 5)
+	if (unlikely(!ip || ip->version != 4 || ip->ihl < 5))
 		return DROP_INVALID;
 	f->src = addr_from_v4(ip->saddr);
 	f->dst = addr_from_v4(ip->daddr);
 	f->proto = ip->protocol;
 	f->l4 = off + ip->ihl * 4;
 	place = bpf_ntohs(ip->frag_off);
-	if (place & (IPV4_MORE | IPV4_OFFSET)) {
+	if (unlikely(place & (IPV4_MORE | IPV4_OFFSET))) {
 		f->fragment = place & IPV4_OFFSET ? LATER_FRAGMENT : FIRST_FRAGMENT;
 		*id = ip->id;
 	}
@@ -69,7 +69,7 @@ static __always_inline int parse_ipv6(const struct __sk_buff *skb, __u32 off, st
 	struct ipv6hdr *ip = header_at(skb, off, sizeof(*ip));
 	struct { __u8 next, len; } *ext;
 
-	if (!ip || ip->version != 6)
+	if (unlikely(!ip || ip->version != 6))
 		return DROP_INVALID;
 	__builtin_memcpy(&f->src, &ip->saddr, sizeof(f->src));
 	__builtin_memcpy(&f->dst, &ip->daddr, sizeof(f->dst));
@@ -79,7 +79,7 @@ static __always_inline int parse_ipv6(const struct __sk_buff *skb, __u32 off, st
 	off += sizeof(*ip);
 #pragma unroll
 	for (int i = 0; i <= IPV6_EXTENSIONS; i++) {
-		if (f->proto == IPPROTO_FRAGMENT) {
+		if (unlikely(f->proto == IPPROTO_FRAGMENT)) {
 			struct fragment_header *part = header_at(skb, off, sizeof(*part));
 
 			if (!part)
@@ -95,7 +95,7 @@ static __always_inline int parse_ipv6(const struct __sk_buff *skb, __u32 off, st
 				break;
 			continue;
 		}
-		if (f->proto != IPPROTO_HOPOPTS && f->proto != IPPROTO_ROUTING && f->proto != IPPROTO_DSTOPTS) {
+		if (likely(f->proto != IPPROTO_HOPOPTS && f->proto != IPPROTO_ROUTING && f->proto != IPPROTO_DSTOPTS)) {
 			f->l4 = off;
 			return OK;
 		}
@@ -168,7 +168,7 @@ static __always_inline int parse_l4(const struct __sk_buff *skb, struct flow *f,
 	case IPPROTO_TCP:
 		if (!quoted) {
 			tcp = header_at(skb, f->l4, sizeof(*tcp));
-			if (!tcp)
+			if (unlikely(!tcp))
 				return DROP_INVALID;
 			f->tcp_flags = tcp->flags;
 			f->opens = (tcp->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
@@ -228,12 +228,12 @@ static __always_inline int parse(struct __sk_buff *skb, struct flow *f)
 	__be32 id = 0;
 	int verdict;
 
-	if (!make_linear(skb))
+	if (unlikely(!make_linear(skb)))
 		return DROP_INVALID;
 	verdict = parse_ip(skb, ETH_HLEN, f, &id);
 	if (verdict != OK)
 		return verdict;
-	return f->fragment ? parse_fragment(skb, f, id) : parse_l4(skb, f, false);
+	return unlikely(f->fragment) ? parse_fragment(skb, f, id) : parse_l4(skb, f, false);
 }
 
 /* The packet that an ICMP error quotes, turned round, so that it reads as one that travels with the error. */

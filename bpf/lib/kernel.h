@@ -11,5 +11,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
 #define PINNED __uint(pinning, LIBBPF_PIN_BY_NAME)
 #define ASSERT_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type " has another size in user space")

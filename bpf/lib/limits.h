@@ -25,5 +25,5 @@
 #define LINEAR_BYTES 128   /* headers are made linear once, up to here */
 #define HEADERS_MAX 1024   /* no header is looked for behind this */
 #define IPV6_EXTENSIONS 4  /* extension headers walked before a packet is refused, as upstream */
-#define SNAT_TRIES 32      /* ports tried before a new connection is refused */
+#define SNAT_TRIES 16      /* ports tried before a new connection is refused */
 #define MAGLEV_PART 64     /* buckets in one row */

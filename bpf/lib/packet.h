@@ -27,7 +27,7 @@ static __always_inline bool make_linear(struct __sk_buff *skb)
 {
 	__u64 want = skb->len < LINEAR_BYTES ? skb->len : LINEAR_BYTES;
 
-	return packet_start(skb) + want <= packet_end(skb) || !bpf_skb_pull_data(skb, want);
+	return likely(packet_start(skb) + want <= packet_end(skb)) || !bpf_skb_pull_data(skb, want);
 }
 
 /* NULL when the packet does not have `len` bytes at `off`. The verifier follows offsets of up to 16 bits only. */

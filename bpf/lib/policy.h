@@ -41,7 +41,7 @@ static __always_inline int policy_verdict(__u32 policy, enum direction direction
 	struct peer *peer;
 	struct rule *rule;
 
-	if (!policy)
+	if (unlikely(!policy))
 		return DROP_NO_POLICY;
 	peer = bpf_map_lookup_elem(&peers, &key);
 	if (!peer) {

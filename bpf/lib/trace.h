@@ -48,7 +48,7 @@ static __always_inline int drop(const struct __sk_buff *skb, const struct flow *
 /* Ends every program: verdicts below zero are drops, others are TC actions. */
 static __always_inline int finish(const struct __sk_buff *skb, const struct flow *f, int verdict)
 {
-	if (verdict < 0)
+	if (unlikely(verdict < 0))
 		return drop(skb, f, verdict);
 	count_forwarded(skb, f->direction);
 	return verdict;

@@ -6,7 +6,7 @@
 #include "../lib/limits.h"
 
 struct ct_key {
-	struct addr a, b;      /* (a, a_port) is the lesser end, see conntrack.h */
+	struct addr a WIDE, b WIDE; /* (a, a_port) is the lesser end, see conntrack.h */
 	__be16 a_port, b_port;
 	__u8 proto, pad[3];
 };

@@ -5,7 +5,7 @@
 #include "../lib/limits.h"
 
 struct fragment_key {
-	struct addr src, dst;
+	struct addr src WIDE, dst WIDE;
 	__be32 id; /* IPv4: 16 bits of it */
 	__u8 proto, pad[3];
 };

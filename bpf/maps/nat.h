@@ -10,7 +10,7 @@
 enum nat_side { NAT_OUT = 1, NAT_IN = 2 };
 
 struct nat_key {
-	struct addr src, dst;
+	struct addr src WIDE, dst WIDE;
 	__be16 sport, dport;
 	__u8 proto, side, pad[2];
 };

@@ -15,7 +15,7 @@
 
 static __always_inline int check_pod_may_send(const struct __sk_buff *skb, struct flow *f, const struct endpoint *from)
 {
-	if (!from || from->ifindex != skb->ifindex) /* nobody sends with another's address */
+	if (unlikely(!from || from->ifindex != skb->ifindex)) /* nobody sends with another's address */
 		return DROP_INVALID_SOURCE;
 	f->endpoint = from->id;
 	f->src_id = from->identity;
@@ -24,30 +24,47 @@ static __always_inline int check_pod_may_send(const struct __sk_buff *skb, struc
 	return OK;
 }
 
+static __always_inline bool goes_by_overlay(const struct ipcache_entry *to, const struct flow *f)
+{
+	return to->flags & IPCACHE_TUNNEL && (!(to->flags & IPCACHE_SKIP_TUNNEL) || f->replies_by_overlay);
+}
+
+static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, struct end from)
+{
+	struct ipcache_entry *known = find_in_ipcache(&f->dst), to = {}; /* a copy: fewer states for the verifier */
+	int verdict;
+
+	if (known)
+		to = *known;
+	f->dst_id = known ? to.identity : identity_of_world(&f->dst);
+	verdict = authorise(skb, f, from, end_of(NULL), false);
+	if (verdict != OK)
+		return verdict;
+	f->direction = EGRESS;
+	return goes_by_overlay(&to, f) ? encapsulate(skb, &to, f->src_id) : TC_ACT_OK;
+}
+
+static __always_inline int stay_on_node(struct __sk_buff *skb, struct flow *f, struct end from, const struct endpoint *to)
+{
+	int verdict;
+
+	f->dst_id = to->identity;
+	verdict = authorise(skb, f, from, end_of(to), false);
+	if (verdict != OK)
+		return verdict;
+	f->direction = EGRESS;
+	return deliver_locally(skb, to);
+}
+
 static __always_inline int leave_container(struct __sk_buff *skb, struct flow *f)
 {
 	struct endpoint *from = bpf_map_lookup_elem(&endpoints, &f->src), *to;
-	struct ipcache_entry *remote = NULL;
 	int verdict = check_pod_may_send(skb, f, from);
 
 	if (verdict != OK)
 		return verdict;
 	to = bpf_map_lookup_elem(&endpoints, &f->dst);
-	if (to) {
-		f->dst_id = to->identity;
-	} else {
-		remote = find_in_ipcache(&f->dst);
-		f->dst_id = remote ? remote->identity : identity_of_world(&f->dst);
-	}
-	verdict = authorise(skb, f, end_of(from), end_of(to), false);
-	if (verdict != OK)
-		return verdict;
-	f->direction = EGRESS;
-	if (to)
-		return deliver_locally(skb, to);
-	if (remote && remote->flags & IPCACHE_TUNNEL && (!(remote->flags & IPCACHE_SKIP_TUNNEL) || f->replies_by_overlay))
-		return encapsulate(skb, remote, f->src_id);
-	return TC_ACT_OK;
+	return to ? stay_on_node(skb, f, end_of(from), to) : leave_node(skb, f, end_of(from));
 }
 
 SEC("tc/from_container")

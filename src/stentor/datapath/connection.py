@@ -176,7 +176,7 @@ def connection_key(x: tuple[Addr, int], y: tuple[Addr, int], protocol: int) -> b
 
 
 def _order(end: tuple[Addr, int]) -> tuple[int, ...]:
-    """Words from the last to the first, as the programs' little-endian CPU reads them, then the port likewise."""
+    """The second half, then the first, as the programs' little-endian CPU reads them, then the port likewise."""
     raw = end[0].packed16
-    words = tuple(int.from_bytes(raw[i : i + 4], "little") for i in (12, 8, 4, 0))
-    return (*words, int.from_bytes(end[1].to_bytes(2, "big"), "little"))
+    halves = int.from_bytes(raw[8:], "little"), int.from_bytes(raw[:8], "little")
+    return (*halves, int.from_bytes(end[1].to_bytes(2, "big"), "little"))
