@@ -348,6 +348,8 @@ def decode_attributes(parts: Parts, *, as4: bool, ebgp: bool, next_hop: bytes | 
                 faults.append(Fault(row.outcome, code, f"{row.field}: {error}"))
     if next_hop is not None:
         values["next_hop"] = next_hop
+        if not any(is_usable_next_hop(part) for part in (next_hop[:16], next_hop[16:])):
+            faults.append(Fault(Outcome.WITHDRAW, MP_REACH, "next_hop: not a unicast address"))
     if announces:
         faults += [Fault(Outcome.WITHDRAW, code, f"{name} is missing") for code, name in _missing(values, faults)]
     if any(fault.outcome is Outcome.WITHDRAW for fault in faults):
