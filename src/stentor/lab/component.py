@@ -79,6 +79,7 @@ def _runner(plan: Plan, cluster: Cluster, machine: Machine) -> list[str]:
     ]
 
 
+# In the order of their start: an agent has most to do until its node is Ready.
 COMPONENTS = (
     Component(
         "apiserver",
@@ -87,18 +88,19 @@ COMPONENTS = (
         control_plane=True,
         pod=Pod("kube-apiserver", "kube-apiserver", {"component": "kube-apiserver", "tier": "control-plane"}),
     ),
+    Component("runner", "stentor.lab.runner.command:main", _runner, control_plane=False, kills_tree=False),
     Component(
-        "controllers",
-        "stentor.lab.controllers.command:main",
-        _controllers,
-        control_plane=True,
+        "agent",
+        "stentor.agent.command:main",
+        _agent,
+        control_plane=False,
         pod=Pod(
-            "kube-controller-manager",
-            "kube-controller-manager",
-            {"component": "kube-controller-manager", "tier": "control-plane"},
+            "cilium",
+            "cilium-agent",
+            {"app.kubernetes.io/name": "cilium-agent", "app.kubernetes.io/part-of": "cilium", "k8s-app": "cilium"},
+            health_port=9879,
         ),
     ),
-    Component("runner", "stentor.lab.runner.command:main", _runner, control_plane=False, kills_tree=False),
     Component(
         "operator",
         "stentor.operator.command:main",
@@ -116,15 +118,14 @@ COMPONENTS = (
         ),
     ),
     Component(
-        "agent",
-        "stentor.agent.command:main",
-        _agent,
-        control_plane=False,
+        "controllers",
+        "stentor.lab.controllers.command:main",
+        _controllers,
+        control_plane=True,
         pod=Pod(
-            "cilium",
-            "cilium-agent",
-            {"app.kubernetes.io/name": "cilium-agent", "app.kubernetes.io/part-of": "cilium", "k8s-app": "cilium"},
-            health_port=9879,
+            "kube-controller-manager",
+            "kube-controller-manager",
+            {"component": "kube-controller-manager", "tier": "control-plane"},
         ),
     ),
 )

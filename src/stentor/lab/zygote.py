@@ -1,21 +1,26 @@
 """The warm parent: imports every component once, then forks them in milliseconds, sharing the memory of the imports.
 
-It has one thread, no event loop, no open library object; it imports, freezes the garbage collector and forks. The daemon
-is the parent of what it forks (CLONE_PARENT) and learns how that ends. Commands of hosts go the same way and are exec'd.
+It has one thread, no event loop, no open library object; it imports, calls a module's `warm_up` if there is one (for
+tables that every process of the kind needs and none changes), freezes the garbage collector and forks. The daemon is the
+parent of what it forks (CLONE_PARENT) and learns how that ends. Commands of hosts go the same way and are exec'd.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import logging
 import os
+import select
 import signal
 import socket
 import sys
 import traceback
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 
@@ -88,14 +93,21 @@ def _run(sock: socket.socket, modules: tuple[str, ...]) -> None:
     try:
         set_name("lab-zygote")
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        failures = _warm(modules)
+        gc.disable()  # importing makes no garbage worth a search
+        waiting = deque(modules)
+        imports = _Imports()
         while True:
+            # What is asked for comes first: the API server starts while the others are still being imported.
+            if waiting and not select.select([sock], [], [], 0)[0]:
+                with contextlib.suppress(LabError):  # told to whoever asks for it
+                    imports.get(waiting.popleft())
+                continue
             message, fds, _, _ = socket.recv_fds(sock, _MESSAGE_BYTES, 16)
             if not message:
                 status = 0
                 break
             launch = msgspec.json.decode(message, type=Launch)
-            sock.send(msgspec.json.encode(_launch(launch, fds, failures, sock)))
+            sock.send(msgspec.json.encode(_launch(launch, fds, imports, sock)))
             for fd in fds:
                 os.close(fd)
     except BaseException:
@@ -105,32 +117,37 @@ def _run(sock: socket.socket, modules: tuple[str, ...]) -> None:
         os._exit(status)
 
 
-def _warm(modules: tuple[str, ...]) -> dict[str, str]:
-    """Imports; what cannot be imported is told when it is asked for."""
-    failures = {}
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except Exception as e:
-            traceback.print_exc()
-            failures[module] = f"{type(e).__name__}: {e}"
-    gc.collect()
-    gc.freeze()  # else the first collection of each child writes to, and so copies, every page of objects
-    return failures
+class _Imports:
+    """Modules, each imported and warmed up once; a failure is told to whoever asks for it."""
+
+    def __init__(self) -> None:
+        self._failures: dict[str, str] = {}
+
+    def get(self, module: str) -> ModuleType:
+        """LabError with the reason when it cannot be imported."""
+        if module not in self._failures and module not in sys.modules:
+            try:
+                imported = importlib.import_module(module)
+                getattr(imported, "warm_up", lambda: None)()
+            except Exception as e:
+                traceback.print_exc()
+                self._failures[module] = f"{type(e).__name__}: {e}"
+        if module in self._failures:
+            raise LabError(self._failures[module])
+        return sys.modules[module]
 
 
-def _launch(launch: Launch, fds: list[int], failures: dict[str, str], sock: socket.socket) -> Launched:
+def _launch(launch: Launch, fds: list[int], imports: _Imports, sock: socket.socket) -> Launched:
     module, _, name = launch.function.partition(":")
-    if module in failures:
-        return Launched(problem=failures[module])
-    if len(os.listdir("/proc/self/task")) != 1:
-        return Launched(problem="the zygote has threads: one of its imports started them")
     group, output, errors, *namespaces = fds
     try:
-        function = getattr(importlib.import_module(module), name) if module else None
+        function = getattr(imports.get(module), name) if module else None
+        if len(os.listdir("/proc/self/task")) != 1:
+            return Launched(problem="the zygote has threads: one of its imports started them")
+        gc.freeze()  # else the first collection of each child writes to, and so copies, every page of objects
         pid = clone_into(group, sibling=True)
     except Exception as e:
-        return Launched(problem=f"{type(e).__name__}: {e}")
+        return Launched(problem=str(e) if isinstance(e, LabError) else f"{type(e).__name__}: {e}")
     if pid == 0:
         sock.close()
         _become(launch, function, (output, errors), namespaces)
@@ -153,6 +170,7 @@ def _become(
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         set_name(launch.name)
+        gc.enable()
         os.environ.clear()
         os.environ.update(launch.environment)
         if function is None:
