@@ -8,6 +8,8 @@ import socket
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from stentor.bgp.capability import Capabilities, Open
 from stentor.bgp.nlri import Family, parse_prefix
 from stentor.bgp.wire import KEEPALIVE, Kind, Notification, encode_open, frame, split_messages
@@ -56,15 +58,13 @@ class RawPeer:
 
     def open(self, capabilities: Capabilities = CAPABILITIES, hold_s: int = 90) -> None:
         """Send OPEN and, ahead of time, the KEEPALIVE that confirms the other's."""
-        offer = Capabilities(
-            families=capabilities.families, route_refresh=capabilities.route_refresh, four_octet_as=self.asn
-        )
+        offer = msgspec.structs.replace(capabilities, four_octet_as=self.asn)
         identifier = int.from_bytes(socket.inet_aton(self.address), "big")
         self.socket.sendall(encode_open(Open(self.asn, hold_s, identifier, offer)) + KEEPALIVE)
 
-    def establish(self) -> None:
+    def establish(self, capabilities: Capabilities = CAPABILITIES) -> None:
         """``open``, and ``establish_opened``."""
-        self.open()
+        self.open(capabilities)
         self.establish_opened()
 
     def establish_opened(self, deadline_s: float = 20) -> None:
