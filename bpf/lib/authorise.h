@@ -74,6 +74,7 @@ static __always_inline int authorise(struct __sk_buff *skb, struct flow *f, stru
 	if (c.known && !f->opens && !sent_by_client(&c)) {
 		f->reply = 1;
 		f->replies_by_overlay = !!(c.entry->flags & CT_VIA_OVERLAY);
+		f->balanced = !!(c.entry->flags & CT_BALANCED);
 		refresh_connection(&c, f, now);
 		return OK;
 	}

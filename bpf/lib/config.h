@@ -20,7 +20,7 @@ struct config {
 	__u8 coarse_clock;      /* the kernel has bpf_ktime_get_coarse_ns (5.11) */
 	__u8 test;              /* under PROG_TEST_RUN tunnel keys and redirect targets travel in cb and mark */
 	__u8 protect_node_ports; /* nobody on the host may bind one */
-	__u8 pad;
+	__u8 host_sockets_only;  /* pods' packets are balanced on their way, not at the socket */
 	__u16 node_port_min;    /* host order, inclusive */
 	__u16 node_port_max;
 	__u64 host_netns;       /* cookie of the network namespace of the node itself */

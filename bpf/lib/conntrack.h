@@ -92,7 +92,7 @@ static __always_inline int open_connection(const struct connection *c, const str
 {
 	struct ct_entry fresh = { .client_identity = f->src_id };
 
-	fresh.flags = (c->src_is_a ? CT_A_IS_CLIENT : 0) | (via_overlay ? CT_VIA_OVERLAY : 0) | closed_by(f);
+	fresh.flags = (c->src_is_a ? CT_A_IS_CLIENT : 0) | (via_overlay ? CT_VIA_OVERLAY : 0) | (f->balanced ? CT_BALANCED : 0) | closed_by(f);
 	fresh.expires = now + lifetime(f, fresh.flags);
 	if (c->entry) { /* in place: an update of an LRU map takes a new element and frees the old one */
 		*c->entry = fresh;

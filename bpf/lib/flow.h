@@ -23,6 +23,7 @@ struct flow {
 	__u8 direction;
 	__u8 reply;           /* known after conntrack */
 	__u8 replies_by_overlay;
+	__u8 balanced;        /* its other end is a service's backend */
 };
 
 struct ports { __be16 src, dst; };

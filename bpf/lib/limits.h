@@ -20,6 +20,7 @@
 #define LB_SOURCES_MAX 65536
 #define LB_CLIENTS_MAX 65536
 #define LB_ORIGINS_MAX 262144
+#define LB_FLOWS_MAX 524288
 #define LB_MAGLEV_PARTS_MAX 524288
 
 #define LINEAR_BYTES 128   /* headers are made linear once, up to here */

@@ -18,6 +18,7 @@ enum ct_flag {
 	CT_CLIENT_CLOSED = 4,
 	CT_SERVER_CLOSED = 8,
 	CT_VIA_OVERLAY = 16, /* the client is behind the overlay: replies return that way */
+	CT_BALANCED = 32,    /* the client spoke to a service: replies get its address, see balance.h */
 };
 
 struct ct_entry {

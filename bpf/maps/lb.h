@@ -7,6 +7,7 @@
 #pragma once
 #include "../lib/addr.h"
 #include "../lib/limits.h"
+#include "nat.h"
 
 enum lb_flag {
 	LB_EXTERNAL = 1,           /* meant for clients outside */
@@ -145,6 +146,22 @@ struct { /* which backend a client had last; written by the programs */
 	__uint(max_entries, LB_CLIENTS_MAX);
 	PINNED;
 } lb_clients SEC(".maps");
+
+struct lb_flow {
+	struct addr addr; /* of the backend, or of the service */
+	__be16 port;
+	__u16 closed;     /* this direction has ended */
+	__u32 expires;    /* ticks */
+};
+ASSERT_SIZE(struct lb_flow, 24);
+
+struct { /* packets' flows: to which backend, and to which address of a service; written by the programs */
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__type(key, struct nat_key); /* side: enum lb_side */
+	__type(value, struct lb_flow);
+	__uint(max_entries, LB_FLOWS_MAX);
+	PINNED;
+} lb_flows SEC(".maps");
 
 struct { /* what a socket's peer was before translation; written by the programs */
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -2,12 +2,14 @@
 /* What the node itself sends and receives.
  *
  *   from_host    egress of cilium_host: routes lead the node's packets for other nodes' pods there → the overlay
- *   to_netdev    egress of an uplink: pods' packets that leave the cluster get the uplink's address
- *   from_netdev  ingress of an uplink: answers to those → the pod
+ *   to_netdev    egress of an uplink: pods' packets that leave the cluster get the uplink's address, answers of the node's own
+ *                backends that of their service
+ *   from_netdev  ingress of an uplink: answers to those → the pod; what clients outside send to services → a backend
  *
  * On an uplink everything passes that is none of the pods' business, whatever it is.
  */
 #include "../lib/authorise.h"
+#include "../lib/balance.h"
 #include "../lib/deliver.h"
 #include "../lib/identity.h"
 #include "../lib/nat.h"
@@ -98,12 +100,17 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, __b
 	struct addr to;
 	int verdict;
 
-	if (is_overlay(skb, f) || !masquerades(skb) || !uplink_address(skb, f, &to))
+	if (is_overlay(skb, f))
 		return TC_ACT_OK;
 	from = bpf_map_lookup_elem(&endpoints, &f->src);
-	if (!from && !addr_equal(&f->src, &to))
-		return TC_ACT_OK;
 	verdict = f->fragment ? parse_fragment(skb, f, fragment_id) : parse_l4(skb, f, false);
+	if (!from && verdict == OK && can_be_balanced(f)) {
+		verdict = restore_source(skb, f);
+		if (verdict != OK || f->balanced)
+			return verdict;
+	}
+	if (!masquerades(skb) || !uplink_address(skb, f, &to) || (!from && !addr_equal(&f->src, &to)))
+		return TC_ACT_OK;
 	if (from)
 		return verdict == OK ? leave_as_pod(skb, f, from, &to) : verdict;
 	if (verdict != OK || f->related || !port_in_range(f->sport))
@@ -135,13 +142,101 @@ static __always_inline int check_outside(struct flow *f, const struct endpoint *
 	return from && from->flags & IPCACHE_TUNNEL && !(from->flags & IPCACHE_SKIP_TUNNEL) ? DROP_INVALID_SOURCE : TC_ACT_OK;
 }
 
+/* The answer of a backend on another node. */
+static __always_inline int answer_client(struct __sk_buff *skb, struct flow *f)
+{
+	int verdict = f->related ? OK : restore_source(skb, f);
+
+	return verdict == OK && f->balanced ? leave_towards(skb, f) : verdict;
+}
+
 static __always_inline int answer_pod(struct __sk_buff *skb, struct flow *f)
 {
 	struct endpoint *to = bpf_map_lookup_elem(&endpoints, &f->dst);
 	int verdict;
 
 	if (!to)
+		return answer_client(skb, f);
+	verdict = check_outside(f, to);
+	if (verdict == OK)
+		verdict = authorise(skb, f, end_of(NULL), end_of(to), false);
+	if (verdict == OK && f->reply && f->balanced)
+		verdict = restore_source(skb, f);
+	return verdict == OK ? deliver_locally(skb, to) : verdict;
+}
+
+static __always_inline bool may_use(const struct flow *f, const struct lb_service *service)
+{
+	struct lb_source_key key = { .prefixlen = 32 + 128, .service = service->id, .addr = f->src };
+	bool is_listed;
+
+	if (!(service->flags & LB_SOURCE_RANGES))
+		return true;
+	is_listed = bpf_map_lookup_elem(&lb_sources, &key);
+	return is_listed != !!(service->flags & LB_SOURCE_RANGES_DENY);
+}
+
+/* The translation of a client's stream lives as long as the stream is known, not only while packets come. */
+static __always_inline void prolong_translation(const struct flow *f, const struct nat_key *to_backend)
+{
+	struct lb_flow *flow = bpf_map_lookup_elem(&lb_flows, to_backend);
+	struct nat_entry *known;
+	struct nat_key key;
+
+	nat_out_key(f, &key);
+	known = bpf_map_lookup_elem(&nat, &key);
+	if (flow && known && is_past(known->expires, flow->expires))
+		known->expires = flow->expires;
+}
+
+/* To a backend on another node the packet goes with this node's address, so that its answer comes back here. */
+static __always_inline int pass_on(struct __sk_buff *skb, struct flow *f, const struct nat_key *to_backend)
+{
+	struct ipcache_entry *known = find_in_ipcache(&f->dst), to = {};
+	struct addr own;
+	int verdict;
+
+	if (known)
+		to = *known;
+	if (to.identity == IDENTITY_HOST)
 		return TC_ACT_OK;
+	if (!uplink_address(skb, f, &own))
+		return DROP_NAT_NO_MAPPING;
+	verdict = masquerade(skb, f, &own, false);
+	if (verdict != OK)
+		return verdict;
+	prolong_translation(f, to_backend);
+	if (to.flags & IPCACHE_TUNNEL && !(to.flags & IPCACHE_SKIP_TUNNEL))
+		return encapsulate(skb, &to, f->src_id);
+	f->src = own;
+	return leave_towards(skb, f);
+}
+
+/* What a client outside sends to a service; OK without f->balanced when it is to none. */
+static __always_inline int serve(struct __sk_buff *skb, struct flow *f)
+{
+	struct nat_key to_backend = lb_flow_key(f, LB_TO_BACKEND);
+	struct lb_key key = service_key(f);
+	struct lb_service *service = find_service(&key, false);
+	struct endpoint *to;
+	int verdict;
+
+	if (!service) {
+		if (f->opens)
+			forget_flow(f);
+		return OK;
+	}
+	f->src_id = identity_of(&f->src);
+	if (!(service->flags & (LB_EXTERNAL | LB_ROUTABLE)))
+		return DROP_CLUSTER_ADDRESS;
+	if (!may_use(f, service))
+		return DROP_SOURCE_RANGE;
+	verdict = balance(skb, f, service, external_set(service));
+	if (verdict != OK)
+		return verdict;
+	to = bpf_map_lookup_elem(&endpoints, &f->dst);
+	if (!to)
+		return pass_on(skb, f, &to_backend);
 	verdict = check_outside(f, to);
 	if (verdict == OK)
 		verdict = authorise(skb, f, end_of(NULL), end_of(to), false);
@@ -152,15 +247,22 @@ static __always_inline int enter_node(struct __sk_buff *skb, struct flow *f, __b
 {
 	struct endpoint *to;
 	struct addr own;
+	bool is_parsed;
 	int verdict;
 
 	if (is_overlay(skb, f))
 		return TC_ACT_OK;
+	is_parsed = (f->fragment ? parse_fragment(skb, f, fragment_id) : parse_l4(skb, f, false)) == OK;
+	if (is_parsed && can_be_balanced(f)) {
+		verdict = serve(skb, f);
+		if (verdict != OK || f->balanced)
+			return verdict;
+	}
 	if (!uplink_address(skb, f, &own) || !addr_equal(&f->dst, &own)) {
 		to = bpf_map_lookup_elem(&endpoints, &f->dst);
 		return to ? check_outside(f, to) : TC_ACT_OK;
 	}
-	if ((f->fragment ? parse_fragment(skb, f, fragment_id) : parse_l4(skb, f, false)) != OK)
+	if (!is_parsed)
 		return TC_ACT_OK;
 	verdict = unmasquerade(skb, f);
 	if (verdict != OK || addr_equal(&f->dst, &own))

@@ -1,18 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /* Ingress of the VXLAN device (collect_md): what another node's pods and host send → a pod here | this node's stack. */
 #include "../lib/authorise.h"
+#include "../lib/balance.h"
 #include "../lib/deliver.h"
 #include "../lib/sender.h"
 #include "../lib/source_hash.h"
 #include "../lib/trace.h"
 
-/* Only for this node's own addresses: the overlay is no way to make the node a router. */
+/* Only for this node's own addresses: the overlay is no way to make the node a router. Answers to clients outside that came
+ * by this node to a service go back to them. */
 static __always_inline int enter_host(struct __sk_buff *skb, struct flow *f)
 {
 	struct ipcache_entry *own = find_in_ipcache(&f->dst);
+	struct addr to = f->dst;
+	int verdict;
 
 	f->dst_id = own ? own->identity : identity_of_world(&f->dst);
-	return f->dst_id == IDENTITY_HOST ? TC_ACT_OK : DROP_UNROUTABLE;
+	if (f->dst_id != IDENTITY_HOST)
+		return DROP_UNROUTABLE;
+	verdict = unmasquerade(skb, f);
+	if (verdict != OK || addr_equal(&f->dst, &to))
+		return verdict;
+	if (!f->related)
+		verdict = restore_source(skb, f);
+	return verdict == OK && (f->balanced || f->related) ? leave_towards(skb, f) : verdict;
 }
 
 static __always_inline int leave_overlay(struct __sk_buff *skb, struct flow *f)
@@ -31,6 +42,8 @@ static __always_inline int leave_overlay(struct __sk_buff *skb, struct flow *f)
 	f->dst_id = to->identity;
 	f->endpoint = to->id;
 	verdict = authorise(skb, f, end_of(NULL), end_of(to), true);
+	if (verdict == OK && f->reply && f->balanced)
+		verdict = restore_source(skb, f);
 	return verdict == OK ? deliver_locally(skb, to) : verdict;
 }
 

@@ -8,6 +8,7 @@
  * egress hook: what stays on the node is judged for both ends in from_container.
  */
 #include "../lib/authorise.h"
+#include "../lib/balance.h"
 #include "../lib/deliver.h"
 #include "../lib/identity.h"
 #include "../lib/source_hash.h"
@@ -41,6 +42,13 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, str
 	if (verdict != OK)
 		return verdict;
 	f->direction = EGRESS;
+	if (unlikely(f->reply && f->balanced)) {
+		verdict = restore_source(skb, f);
+		if (verdict != OK)
+			return verdict;
+		if (!goes_by_overlay(&to, f))
+			return leave_towards(skb, f);
+	}
 	return goes_by_overlay(&to, f) ? encapsulate(skb, &to, f->src_id) : TC_ACT_OK;
 }
 
@@ -53,7 +61,21 @@ static __always_inline int stay_on_node(struct __sk_buff *skb, struct flow *f, s
 	if (verdict != OK)
 		return verdict;
 	f->direction = EGRESS;
-	return deliver_locally(skb, to);
+	if (unlikely(f->reply && f->balanced))
+		verdict = restore_source(skb, f);
+	return verdict == OK ? deliver_locally(skb, to) : verdict;
+}
+
+/* A service whose address the socket did not translate. */
+static __always_inline int balance_pod(struct __sk_buff *skb, struct flow *f)
+{
+	struct lb_key key = service_key(f);
+	struct lb_service *service;
+
+	if (f->related || !can_be_balanced(f))
+		return OK;
+	service = find_service(&key, false);
+	return service ? balance(skb, f, service, internal_set(service)) : OK;
 }
 
 static __always_inline int leave_container(struct __sk_buff *skb, struct flow *f)
@@ -64,6 +86,13 @@ static __always_inline int leave_container(struct __sk_buff *skb, struct flow *f
 	if (verdict != OK)
 		return verdict;
 	to = bpf_map_lookup_elem(&endpoints, &f->dst);
+	if (!to) {
+		verdict = balance_pod(skb, f);
+		if (verdict != OK)
+			return verdict;
+		if (f->balanced)
+			to = bpf_map_lookup_elem(&endpoints, &f->dst);
+	}
 	return to ? stay_on_node(skb, f, end_of(from), to) : leave_node(skb, f, end_of(from));
 }
 
@@ -81,13 +110,15 @@ int from_container(struct __sk_buff *skb)
 static __always_inline int enter_container(struct __sk_buff *skb, struct flow *f)
 {
 	struct endpoint *to = bpf_map_lookup_elem(&endpoints, &f->dst);
+	int verdict;
 
 	if (!to || to->ifindex != skb->ifindex)
 		return DROP_UNROUTABLE;
 	f->dst_id = to->identity;
 	f->src_id = identity_of(&f->src);
 	f->endpoint = to->id;
-	return authorise(skb, f, end_of(NULL), end_of(to), false);
+	verdict = authorise(skb, f, end_of(NULL), end_of(to), false);
+	return verdict == OK && f->reply && f->balanced ? restore_source(skb, f) : verdict;
 }
 
 SEC("tc/to_container")

@@ -60,7 +60,7 @@ static __always_inline int translate(struct bpf_sock_addr *ctx, struct lb_key *a
 	bool picked;
 
 	at->proto = ctx->protocol;
-	if (at->proto != IPPROTO_TCP && at->proto != IPPROTO_UDP)
+	if ((at->proto != IPPROTO_TCP && at->proto != IPPROTO_UDP) || (config.host_sockets_only && !is_on_host(ctx)))
 		return ALLOW;
 	service = find_service(at, is_on_host(ctx));
 	if (!service)

@@ -122,6 +122,7 @@ def with_services(config: DatapathConfig, values: Values) -> DatapathConfig:
     return msgspec.structs.replace(
         config,
         protect_node_ports=values.node_port.bind_protection,
+        host_sockets_only=values.socket_lb.host_namespace_only,
         node_port_min=first,
         node_port_max=last,
         host_netns=network_cookie(),

@@ -41,6 +41,7 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
     coarse_clock: bool = True
     test: bool = False
     protect_node_ports: bool = True
+    host_sockets_only: bool = False
     node_port_min: int = 30000
     node_port_max: int = 32767
     host_netns: int = 0
@@ -67,6 +68,7 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
             self.coarse_clock,
             self.test,
             self.protect_node_ports,
+            self.host_sockets_only,
             self.node_port_min,
             self.node_port_max,
             self.host_netns,

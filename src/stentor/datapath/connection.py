@@ -31,6 +31,7 @@ class Flag(IntFlag):
     CLIENT_CLOSED = 4
     SERVER_CLOSED = 8
     VIA_OVERLAY = 16
+    BALANCED = 32
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,7 +26,7 @@ CONFIG: Final = Layout(
     coarse_clock=U8,
     test=U8,
     protect_node_ports=U8,
-    pad=pad(1),
+    host_sockets_only=U8,
     node_port_min=U16,
     node_port_max=U16,
     host_netns=U64,
@@ -71,6 +71,7 @@ LB_MAGLEV_KEY: Final = Layout("lb_maglev_key", set=U32, part=U32)
 LB_MAGLEV_PART: Final = Layout("lb_maglev_part", slots=Kind("128s"))
 LB_CLIENT_KEY: Final = Layout("lb_client_key", client=ADDR, service=U32)
 LB_CLIENT: Final = Layout("lb_client", addr=ADDR, port=BE16, pad=pad(2), used=U32)
+LB_FLOW: Final = Layout("lb_flow", addr=ADDR, port=BE16, closed=U16, expires=U32)
 LB_ORIGIN_KEY: Final = Layout("lb_origin_key", socket=U64, addr=ADDR, port=BE16, pad=pad(6))
 COUNT: Final = Layout("count", packets=U64, bytes=U64)
 DROP_KEY: Final = Layout("drop_key", endpoint=U16, reason=U8, direction=U8)
@@ -124,7 +125,8 @@ MAPS: Final[dict[str, MapLayout]] = {
     "lb_sources": MapLayout(LB_SOURCE_KEY, NUMBER, "lbMapMax"),
     "lb_maglev": MapLayout(LB_MAGLEV_KEY, LB_MAGLEV_PART, "maglevPartsMax"),
     "lb_clients": MapLayout(LB_CLIENT_KEY, LB_CLIENT, "lbMapMax"),
-    "lb_origins": MapLayout(LB_ORIGIN_KEY, LB_KEY, "lbOriginsMax"),
+    "lb_origins": MapLayout(LB_ORIGIN_KEY, LB_KEY, "ctAnyMax"),
+    "lb_flows": MapLayout(NAT_KEY, LB_FLOW, "natMax"),
     "forwarded": MapLayout(NUMBER, COUNT),
     "drops": MapLayout(DROP_KEY, COUNT),
 }

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Services met by packets: of clients outside, and of pods whose sockets were not translated.
+ *
+ * A balanced flow is two entries: the one of the service's address says which backend it goes to, the one of the backend's
+ * answers says which address they came to. Conntrack marks what was balanced, so others' answers cost no look-up. */
+#pragma once
+#include "deliver.h"
+#include "lb.h"
+#include "nat.h"
+#include "verdict.h"
+
+enum lb_side { LB_TO_BACKEND = 1, LB_FROM_BACKEND = 2 };
+
+static __always_inline struct nat_key lb_flow_key(const struct flow *f, enum lb_side side)
+{
+	return (struct nat_key){
+		.src = f->src, .dst = f->dst, .sport = f->sport, .dport = f->dport, .proto = f->proto, .side = side,
+	};
+}
+
+/* Streams live long, until one of these packets has ended this direction. */
+static __always_inline void refresh_lb_flow(struct lb_flow *entry, const struct flow *f)
+{
+	__u32 expires;
+
+	if (f->tcp_flags & (TCP_FIN | TCP_RST) && !entry->closed)
+		entry->closed = 1;
+	expires = ticks() + (f->proto == IPPROTO_TCP && !entry->closed ? config.ct_tcp : config.ct_any);
+	if (entry->expires != expires)
+		entry->expires = expires;
+}
+
+static __always_inline __u32 mix(__u32 hash, __u32 word)
+{
+	hash ^= word * 0xcc9e2d51u;
+	hash = hash << 13 | hash >> 19;
+	return hash * 5 + 0xe6546b64u;
+}
+
+/* Equal on every node. With affinity the client's port does not count. */
+static __always_inline __u32 hash_flow(const struct flow *f, bool with_port)
+{
+	__u32 hash = f->proto;
+
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		hash = mix(hash, f->src.w[i]);
+		hash = mix(hash, f->dst.w[i]);
+	}
+	hash = mix(hash, (__u32)(with_port ? f->sport : 0) << 16 | f->dport);
+	hash ^= hash >> 16;
+	hash *= 0x85ebca6bu;
+	hash ^= hash >> 13;
+	return hash;
+}
+
+static __always_inline __u32 choose_slot(const struct flow *f, const struct lb_service *service, struct lb_set set)
+{
+	struct lb_maglev_key key = { .set = set.id };
+	struct lb_maglev_part *part;
+	__u32 bucket;
+
+	if (!(service->flags & LB_MAGLEV) || set.id != service->external_set || !config.maglev_size)
+		return bpf_get_prandom_u32() % set.count;
+	bucket = hash_flow(f, !(service->flags & LB_AFFINITY)) % config.maglev_size;
+	key.part = bucket / MAGLEV_PART;
+	part = bpf_map_lookup_elem(&lb_maglev, &key);
+	return part ? part->slots[bucket % MAGLEV_PART] : bpf_get_prandom_u32() % set.count;
+}
+
+static __always_inline bool choose_backend(const struct flow *f, const struct lb_service *service, struct lb_set set,
+					   struct lb_backend *to)
+{
+	struct lb_client_key who = { .client = f->src, .service = service->id };
+	struct lb_backend *found;
+
+	if (!set.count)
+		return false;
+	if (service->flags & LB_AFFINITY && recall_backend(service, set, &who, to))
+		return true;
+	found = find_slot(set, choose_slot(f, service, set));
+	if (!found)
+		return false;
+	*to = *found;
+	if (service->flags & LB_AFFINITY)
+		remember_backend(&who, to);
+	return true;
+}
+
+/* A stream's later packets stay where its first one went as long as that is a backend; then they are reset by another one. */
+static __always_inline bool recall_flow(const struct flow *f, struct lb_set set, const struct nat_key *key, struct lb_backend *to)
+{
+	struct lb_flow *known = bpf_map_lookup_elem(&lb_flows, key);
+
+	if (!known || is_past(known->expires, ticks()) || (f->opens && known->closed) ||
+	    !is_member(set.id, &known->addr, known->port))
+		return false;
+	refresh_lb_flow(known, f);
+	to->addr = known->addr;
+	to->port = known->port;
+	return true;
+}
+
+static __always_inline int remember_flow(const struct flow *f, const struct nat_key *key, const struct lb_backend *to)
+{
+	struct lb_flow out = { .addr = to->addr, .port = to->port }, back = { .addr = f->dst, .port = f->dport };
+	struct nat_key answers = {
+		.src = to->addr, .dst = f->src, .sport = to->port, .dport = f->sport, .proto = f->proto, .side = LB_FROM_BACKEND,
+	};
+
+	refresh_lb_flow(&out, f);
+	back.expires = out.expires;
+	if (bpf_map_update_elem(&lb_flows, key, &out, BPF_ANY) || bpf_map_update_elem(&lb_flows, &answers, &back, BPF_ANY))
+		return DROP_NAT_NO_MAPPING;
+	return OK;
+}
+
+/* Turns the packet towards a backend. */
+static __always_inline int balance(struct __sk_buff *skb, struct flow *f, const struct lb_service *service, struct lb_set set)
+{
+	struct nat_key key = lb_flow_key(f, LB_TO_BACKEND);
+	struct lb_backend to = {};
+	int verdict = OK;
+
+	if (!recall_flow(f, set, &key, &to)) {
+		if (!choose_backend(f, service, set, &to))
+			return DROP_NO_BACKEND;
+		verdict = remember_flow(f, &key, &to);
+	}
+	if (verdict == OK)
+		verdict = rewrite_end(skb, f, DESTINATION, &to.addr, to.port);
+	f->dst = to.addr;
+	f->dport = to.port;
+	f->balanced = 1;
+	return verdict;
+}
+
+/* An answer gets the address to which its client spoke; f->balanced tells whether it had one. */
+static __always_inline int restore_source(struct __sk_buff *skb, struct flow *f)
+{
+	struct nat_key key = lb_flow_key(f, LB_FROM_BACKEND);
+	struct lb_flow *known = bpf_map_lookup_elem(&lb_flows, &key), was;
+	int verdict;
+
+	f->balanced = 0;
+	if (!known)
+		return OK;
+	refresh_lb_flow(known, f);
+	was = *known;
+	verdict = rewrite_end(skb, f, SOURCE, &was.addr, was.port);
+	f->src = was.addr;
+	f->sport = was.port;
+	f->balanced = 1;
+	return verdict;
+}
+
+/* A connection past the service: what is left of an earlier one from the same port must not touch its answers. */
+static __always_inline void forget_flow(const struct flow *f)
+{
+	struct nat_key answers = {
+		.src = f->dst, .dst = f->src, .sport = f->dport, .dport = f->sport, .proto = f->proto, .side = LB_FROM_BACKEND,
+	};
+
+	bpf_map_delete_elem(&lb_flows, &answers);
+}
+
+static __always_inline struct lb_key service_key(const struct flow *f)
+{
+	return (struct lb_key){ .addr = f->dst, .port = f->dport, .proto = f->proto };
+}
+
+static __always_inline bool can_be_balanced(const struct flow *f)
+{
+	return f->proto == IPPROTO_TCP || f->proto == IPPROTO_UDP || f->proto == IPPROTO_SCTP;
+}
+
+/* Towards an address outside, past the stack: it takes no packets from elsewhere that carry its own address as source. */
+static __always_inline int leave_towards(struct __sk_buff *skb, const struct flow *f)
+{
+	struct bpf_fib_lookup to = { .ifindex = skb->ifindex };
+	long found;
+
+	if (addr_is_v4(&f->dst)) {
+		to.family = 2; /* AF_INET */
+		to.ipv4_src = f->src.w[3];
+		to.ipv4_dst = f->dst.w[3];
+	} else {
+		to.family = 10; /* AF_INET6 */
+		__builtin_memcpy(to.ipv6_src, &f->src, sizeof(f->src));
+		__builtin_memcpy(to.ipv6_dst, &f->dst, sizeof(f->dst));
+	}
+	found = bpf_fib_lookup(skb, &to, sizeof(to), 0);
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return DROP_FIB_FAILED;
+	show_target(skb, to.ifindex);
+	return bpf_redirect_neigh(to.ifindex, NULL, 0, 0);
+}
