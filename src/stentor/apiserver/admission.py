@@ -55,8 +55,8 @@ def _set_tolerations(spec: Object) -> None:
 
 
 def _set_service_account(pod: Object, spec: Object, store: Store) -> None:
-    name: str = spec.setdefault("serviceAccountName", spec.get("serviceAccount") or "default")
-    spec["serviceAccount"] = name
+    name = str(spec.get("serviceAccountName") or spec.get("serviceAccount") or "default")
+    spec["serviceAccountName"] = spec["serviceAccount"] = name
     namespace = pod["metadata"].get("namespace", "")
     entry = store.head("/serviceaccounts", (namespace, name))
     if entry is None:

@@ -261,7 +261,7 @@ def validate_role_binding_update(new: Object, old: Object) -> list[Cause]:
 
 
 def validate_event(obj: Object) -> list[Cause]:
-    involved = obj.get("involvedObject") or {}
+    involved = obj.get("involvedObject") or obj.get("regarding") or {}
     namespace = obj["metadata"].get("namespace", "")
     if involved.get("namespace") and involved["namespace"] != namespace:
         return [invalid("involvedObject.namespace", involved["namespace"], "does not match event.namespace")]

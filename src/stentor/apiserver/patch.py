@@ -92,11 +92,11 @@ def _get(document: Any, path: str, missing: Any = MISSING) -> Any:
 
 
 def _parent(document: Any, path: str) -> tuple[Any, str]:
-    head, _, last = path.rpartition("/")
-    parent = _get(document, head)
+    last = _tokens(path)[-1]
+    parent = _get(document, path.rpartition("/")[0])
     if not isinstance(parent, dict | list):
         raise Unprocessable(f"operation does not apply: doc is missing path: {path}")
-    return parent, _tokens("/" + last)[0]
+    return parent, last
 
 
 def _add(document: Any, path: str, value: Any) -> Any:

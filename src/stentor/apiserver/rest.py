@@ -121,10 +121,11 @@ class Rest:
             meta["generation"] = 1
         if resource.subresource("status") is not None:
             document.pop("status", None)
+        self._set_schema_defaults(resource, document)
+        self._check_shape(call, document)
         if resource.bucket == "/pods":
             admit_pod(document, self.store)
-        set_defaults(document, resource.schema)
-        self._check_shape(call, document)
+            set_defaults(document, resource.schema)
         if meta.get("name"):
             strategy.prepare_create(document)
         strategy.set_defaults(document)
@@ -133,6 +134,12 @@ class Rest:
         self._allocate(call, document, None)
         if resource.bucket == crd.BUCKET:
             crd.set_crd_status(document, self.registry.resources(), stamp)
+
+    @staticmethod
+    def _set_schema_defaults(resource: Resource, document: Object) -> None:
+        if not resource.custom and resource.schema.declares("spec"):
+            document.setdefault("spec", {})  # no pointer in Go: always there
+        set_defaults(document, resource.schema)
 
     def _check_type(self, call: Call, document: Object) -> None:
         """kind and apiVersion of a body belong to the path."""
@@ -351,11 +358,12 @@ class Rest:
         resource = call.resource
         strategy = strategy_of(resource.bucket, custom=resource.custom)
         self._check_preconditions(call, new, old)
-        causes = keep_immutable(new, old)
         self._keep_unwritable(call, new, old)
-        strategy.prepare_update(new, old) if call.subresource is None else None
-        set_defaults(new, resource.schema)
+        self._set_schema_defaults(resource, new)
         self._check_shape(call, new)
+        causes = keep_immutable(new, old)
+        if call.subresource is None:
+            strategy.prepare_update(new, old)
         strategy.set_defaults(new)
         self._allocate(call, new, old)
         causes += validate_meta(new["metadata"], strategy.check_name)

@@ -16,6 +16,14 @@ import msgspec
 MISSING: Final = object()
 """Default of a schema that has none (None is a value)."""
 
+_COMBINING: Final = frozenset(("allOf", "anyOf", "oneOf", "not"))
+_CONSTRAINING: Final = frozenset(
+    (
+        "enum", "exclusiveMaximum", "exclusiveMinimum", "format", "maxItems", "maxLength", "maxProperties", "maximum",
+        "minItems", "minLength", "minProperties", "minimum", "multipleOf", "pattern", "uniqueItems",
+    )
+)  # fmt: skip
+
 Raw = dict[str, Any]
 _PREFIX = "#/components/schemas/"
 
@@ -24,7 +32,7 @@ class Schema:
     """One node. `raw` holds the keywords as published; the attributes are those that hot paths read."""
 
     __slots__ = (
-        "_children", "_definitions", "_items", "additional", "atomic", "default", "defaults", "embedded", "int_or_string",
+        "_children", "_definitions", "_items", "additional", "atomic", "combined", "constrained", "default", "defaults", "embedded", "int_or_string",
         "keys", "list_type", "merge_key", "nullable", "preserve", "properties", "raw", "required", "strategies", "type",
     )  # fmt: skip
 
@@ -46,6 +54,10 @@ class Schema:
         self.preserve: bool = raw.get("x-kubernetes-preserve-unknown-fields", False)
         self.embedded: bool = raw.get("x-kubernetes-embedded-resource", False)
         self.nullable: bool = raw.get("nullable", False)
+        self.combined = not _COMBINING.isdisjoint(raw)
+        """Whether allOf, anyOf, oneOf or not say more."""
+        self.constrained = not _CONSTRAINING.isdisjoint(raw)
+        """Whether values have to be looked at beyond their type."""
         self.default: Any = raw.get("default", MISSING)
         self.defaults: tuple[tuple[str, Any], ...] = tuple(
             (key, member["default"]) for key, member in (self.properties or {}).items() if "default" in member

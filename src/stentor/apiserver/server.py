@@ -257,8 +257,8 @@ def make_http(server: Server) -> web.Server:
 
     loop = asyncio.get_running_loop()
 
-    def make_request(*arguments: Any) -> web.BaseRequest:
-        return web.BaseRequest(*arguments, loop, client_max_size=MAX_BODY_BYTES)
+    def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY_BYTES)
 
     return web.Server(
         server.handle, request_factory=make_request, handler_cancellation=True, access_log=None, keepalive_timeout=300

@@ -83,8 +83,7 @@ def _merge_list(original: list[Any], patch: list[Any], schema: Schema | None) ->
     if not original and not patch:
         return original
     if not any(isinstance(v, dict | list) for v in (*original, *patch)):
-        merged: list[Any] = []
-        merged += [v for v in (*original, *patch) if v not in merged and not merged.append(v)]  # type: ignore[func-returns-value]
+        merged = list(dict.fromkeys((*original, *patch)))
         return _order(merged, patch, original, "")
     key = schema.merge_key
     if not key:

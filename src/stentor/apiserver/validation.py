@@ -11,7 +11,7 @@ import binascii
 import functools
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from datetime import datetime
 from typing import Any
 
@@ -42,16 +42,40 @@ def validate(value: Any, schema: Schema, path: str = "") -> Causes:
         return [wrong_type(path, value, schema.type)]
     causes: Causes = []
     if isinstance(value, dict):
-        causes += _object(value, schema, path)
+        causes = _object(value, schema, path)
     elif isinstance(value, list):
-        causes += _array(value, schema, path)
+        causes = _array(value, schema, path)
+    if schema.constrained:
+        causes += _constraints(value, schema, path)
+    return causes + _combine(value, schema, path) if schema.combined else causes
+
+
+def _constraints(value: Any, schema: Schema, path: str) -> Causes:
+    """What keywords say about a value of the right type."""
+    if isinstance(value, dict):
+        causes = _size(value, schema, path, "Properties", "properties")
+    elif isinstance(value, list):
+        causes = _size(value, schema, path, "Items", "items")
+        if schema.raw.get("uniqueItems") and any(v in value[:i] for i, v in enumerate(value)):
+            causes.append(duplicate(path, value))
     elif isinstance(value, str):
-        causes += _string(value, schema, path)
-    elif not isinstance(value, bool):
-        causes += _number(value, schema, path)
+        causes = _string(value, schema, path)
+    else:
+        causes = [] if isinstance(value, bool) else _number(value, schema, path)
     if "enum" in schema.raw and value not in schema.raw["enum"]:
         causes.append(unsupported(path, value, [str(v) for v in schema.raw["enum"]]))
-    return causes + _combine(value, schema, path)
+    return causes
+
+
+def _size(value: Sized, schema: Schema, path: str, suffix: str, what: str) -> Causes:
+    low, high = schema.raw.get(f"min{suffix}", 0), schema.raw.get(f"max{suffix}")
+    causes: Causes = []
+    if len(value) < low:
+        causes.append(invalid(path, len(value), f"{path} in body should have at least {low} {what}"))
+    if high is not None and len(value) > high:
+        text = f"Too many: {len(value)}: must have at most {high} items"
+        causes.append(Cause("FieldValueTooMany", path, text))
+    return causes
 
 
 def _join(path: str, key: str) -> str:
@@ -60,29 +84,17 @@ def _join(path: str, key: str) -> str:
 
 def _object(value: dict[str, Any], schema: Schema, path: str) -> Causes:
     causes = [required(_join(path, key)) for key in schema.required if key not in value]
-    raw = schema.raw
-    if "minProperties" in raw and len(value) < raw["minProperties"]:
-        causes.append(
-            invalid(path, len(value), f"{path} in body should have at least {raw['minProperties']} properties")
-        )
-    if "maxProperties" in raw and len(value) > raw["maxProperties"]:
-        causes.append(_too_many(path, len(value), raw["maxProperties"]))
     for key, member in value.items():
         child = schema.child(key)
         if child is not None:
-            causes += validate(member, child, _join(path, key))
+            found = validate(member, child, f"{path}.{key}" if path else key)
+            if found:
+                causes += found
     return causes
 
 
 def _array(value: list[Any], schema: Schema, path: str) -> Causes:
     causes: Causes = []
-    raw = schema.raw
-    if "minItems" in raw and len(value) < raw["minItems"]:
-        causes.append(invalid(path, len(value), f"{path} in body should have at least {raw['minItems']} items"))
-    if "maxItems" in raw and len(value) > raw["maxItems"]:
-        causes.append(_too_many(path, len(value), raw["maxItems"]))
-    if raw.get("uniqueItems") and any(v in value[:i] for i, v in enumerate(value)):
-        causes.append(duplicate(path, value))
     items = schema.items
     if items is not None:
         for index, item in enumerate(value):
@@ -91,8 +103,12 @@ def _array(value: list[Any], schema: Schema, path: str) -> Causes:
 
 
 def _unique(value: list[Any], schema: Schema, path: str) -> Causes:
-    """Duplicates in lists of type set or map."""
-    if schema.list_type == "atomic":
+    """Duplicates in lists of type set or map.
+
+    Kubernetes enforces keys on writes for custom resources only: a node has two addresses of type InternalIP. Patch
+    strategies mark the schemas of built-in types.
+    """
+    if schema.list_type == "atomic" or "x-kubernetes-patch-strategy" in schema.raw:
         return []
     causes: Causes = []
     seen: list[Any] = []
@@ -166,10 +182,6 @@ def _combine(value: Any, schema: Schema, path: str) -> Causes:
 
 def _nodes(schema: Schema, keyword: str) -> list[Schema]:
     return [Schema(raw, None) for raw in schema.raw.get(keyword, ()) if "$ref" not in raw]
-
-
-def _too_many(path: str, count: int, limit: int) -> Cause:
-    return Cause("FieldValueTooMany", path, f"Too many: {count}: must have at most {limit} items")
 
 
 @functools.lru_cache(4096)
