@@ -156,7 +156,9 @@ class Daemon:
         cluster = self.plan.cluster(cluster_name)
         manifests = [m.path for m in self.plan.manifests if cluster_name in m.clusters]
         admin = self.place.cluster(cluster_name) / "admin.conf"
-        argv = ("--kubeconfig", str(admin), "--cluster", cluster_name, "--nodes", ",".join(cluster.nodes), *manifests)
+        dns = ",".join(map(str, cluster.dns_addresses))
+        options = ("--kubeconfig", str(admin), "--cluster", cluster_name, "--dns", dns)
+        argv = (*options, "--nodes", ",".join(cluster.nodes), *manifests)
         launch = Launch("lab-readiness", argv, environment(), f"{_READINESS}:main")
         network = {"net": self.fleet.namespaces(cluster.control_plane).network}
         group = cgroup.create(self.place.cgroup / "tasks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +33,26 @@ class _ResourceTypes(msgspec.Struct, frozen=True):
     resources: tuple[_ResourceType, ...] = ()
 
 
-async def apply(client: Client, file: Path) -> int:
-    """Applies every document of a file in order; how many. ManifestError for the first that is refused."""
-    documents = _read(file)
-    for document in documents:
-        if not (isinstance(document, dict) and isinstance(document.get("metadata"), dict)):
-            raise ManifestError(f"{file}: not a Kubernetes object: {str(document)[:80]}")
-        try:
-            await _apply_patiently(client, document)
-        except (ApiError, KeyError) as e:
-            what = f"{document.get('kind', '?')} {document['metadata'].get('name', '?')}"
-            reason = f"has no {e}" if isinstance(e, KeyError) else e.message
-            raise ManifestError(f"{file}: {what}: {reason}") from e
-    return len(documents)
-
-
-def _read(file: Path) -> list[Any]:
-    """The file's objects, those of lists one by one."""
+def read(file: Path) -> list[Any]:
+    """The objects of a YAML file, those of lists one by one. ManifestError when it is none."""
     try:
         documents = [d for d in yaml.safe_load_all(file.read_text(encoding="utf-8")) if d is not None]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise ManifestError(f"{file}: {e}") from e
     return [item for document in documents for item in _items(document)]
+
+
+async def apply(client: Client, documents: Sequence[Any], source: str) -> None:
+    """Applies objects in order. ManifestError, which names `source`, for the first that is refused."""
+    for document in documents:
+        if not (isinstance(document, dict) and isinstance(document.get("metadata"), dict)):
+            raise ManifestError(f"{source}: not a Kubernetes object: {str(document)[:80]}")
+        try:
+            await _apply_patiently(client, document)
+        except (ApiError, KeyError) as e:
+            what = f"{document.get('kind', '?')} {document['metadata'].get('name', '?')}"
+            reason = f"has no {e}" if isinstance(e, KeyError) else e.message
+            raise ManifestError(f"{source}: {what}: {reason}") from e
 
 
 def _items(document: Any) -> list[Any]:

@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--kubeconfig", type=Path, required=True)
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--nodes", required=True)
+    parser.add_argument("--dns", required=True, help="addresses of the Service kube-dns")
     parser.add_argument("manifests", nargs="*", type=Path)
     arguments = parser.parse_args(argv)
     nodes = tuple(arguments.nodes.split(","))
@@ -62,7 +63,9 @@ async def _judge(kubeconfig: Path, cluster: str, nodes: tuple[str, ...], manifes
         await _wait(cluster, client, nodes)
         _step(f"cluster {cluster}: {', '.join(nodes)} Ready, operator leads")
         for file in manifests:
-            _step(f"cluster {cluster}: applied {await manifest.apply(client, file)} objects of {file.name}")
+            documents = manifest.read(file)
+            await manifest.apply(client, documents, str(file))
+            _step(f"cluster {cluster}: applied {len(documents)} objects of {file.name}")
 
 
 async def _wait(cluster: str, client: Client, nodes: tuple[str, ...]) -> None:
