@@ -12,7 +12,8 @@ setup:
 	@tools/setup
 
 ## two clusters in namespaces, manifests applied by kubectl, traffic through our datapath, a summary
-demo: setup
+demo:
+	@tools/setup demo
 	@$(PY) tools/demo.py
 
 ## what CI runs first: linters' contracts and every test of the default tier
