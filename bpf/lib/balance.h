@@ -174,6 +174,8 @@ static __always_inline bool can_be_balanced(const struct flow *f)
 	return f->proto == IPPROTO_TCP || f->proto == IPPROTO_UDP || f->proto == IPPROTO_SCTP;
 }
 
+#define MARK_TRANSLATED 0x0300 /* upstream's MARK_MAGIC_SNAT_DONE: the uplink's hook leaves it as it is */
+
 /* Towards an address outside, past the stack: it takes no packets from elsewhere that carry its own address as source. */
 static __always_inline int leave_towards(struct __sk_buff *skb, const struct flow *f)
 {
@@ -192,6 +194,7 @@ static __always_inline int leave_towards(struct __sk_buff *skb, const struct flo
 	found = bpf_fib_lookup(skb, &to, sizeof(to), 0);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return DROP_FIB_FAILED;
+	skb->mark = MARK_TRANSLATED;
 	show_target(skb, to.ifindex);
 	return bpf_redirect_neigh(to.ifindex, NULL, 0, 0);
 }

@@ -100,7 +100,7 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, __b
 	struct addr to;
 	int verdict;
 
-	if (is_overlay(skb, f))
+	if (is_overlay(skb, f) || skb->mark == MARK_TRANSLATED)
 		return TC_ACT_OK;
 	from = bpf_map_lookup_elem(&endpoints, &f->src);
 	verdict = f->fragment ? parse_fragment(skb, f, fragment_id) : parse_l4(skb, f, false);

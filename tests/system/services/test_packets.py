@@ -1,0 +1,311 @@
+"""Services met by packets: clients outside, and pods whose sockets translate nothing. Real TCP and UDP over two nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from datapaths.nodes import OUTSIDE, Host, World, mounted_bpffs
+from stentor.datapath.maps import COUNT, DROP_KEY
+from stentor.datapath.service_target import ServiceTarget
+from stentor.datapath.verdict import Drop
+from stentor.net.address import Addr, Prefix
+from stentor.services import maglev
+from stentor.tables.service import Backend, EntryFlag, FrontendKey, LBEntry, Protocol
+
+SERVICE = {4: "10.96.0.1", 6: "fd00:96::1"}
+BALANCER = {4: "198.51.100.7", 6: "2001:db8:7::7"}
+ANY_NODE = {4: "0.0.0.0", 6: "::"}
+DOMAIN = {4: socket.AF_INET, 6: socket.AF_INET6}
+KINDS = {Protocol.TCP: socket.SOCK_STREAM, Protocol.UDP: socket.SOCK_DGRAM}
+PORT, NODE_PORT, TARGET = 80, 30080, 8080
+PAYLOAD = bytes(range(256)) * 40
+SEED = maglev.parse_seed(maglev.DEFAULT_SEED)
+
+both_families = pytest.mark.parametrize("family", [4, 6])
+both_protocols = pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP], ids=lambda each: each.name)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with mounted_bpffs() as bpffs:
+        made = World(bpffs)
+        for family in (4, 6):
+            prefix = "/32" if family == 4 else "/128"
+            made.outside.ip(f"route add {BALANCER[family]}{prefix} via {made.a.addresses[family]}")
+            made.outside.ip(f"route add {SERVICE[family]}{prefix} via {made.a.addresses[family]}")
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+class Balancer:
+    """Writes services to node a and takes them away again."""
+
+    def __init__(self, world: World) -> None:
+        size = 16381
+        self.target = ServiceTarget(world.a.datapath.maps, lambda found: maglev.table(found, size, SEED), size)
+        self.keys: list[FrontendKey] = []
+
+    def put(self, *entries: LBEntry) -> None:
+        assert asyncio.run(self.target.apply([(each.key, each) for each in entries], [])) == {}
+        self.keys += [each.key for each in entries]
+
+    def clear(self) -> None:
+        asyncio.run(self.target.apply([], self.keys))
+
+
+@pytest.fixture
+def balancer(world: World) -> Iterator[Balancer]:
+    made = Balancer(world)
+    yield made
+    made.clear()
+
+
+def backends(*addresses: str) -> tuple[Backend, ...]:
+    return tuple(sorted(Backend(Addr.parse(each), TARGET) for each in addresses))
+
+
+def entry(at: str, port: int, protocol: Protocol, *addresses: str, flags: EntryFlag = EntryFlag.EXTERNAL) -> LBEntry:
+    found = backends(*addresses)
+    key = FrontendKey(Addr.parse(at), port, protocol)
+    return LBEntry(key=key, internal=found, external=found, flags=flags)
+
+
+def listen(host: Host, address: str, protocol: Protocol, family: int) -> socket.socket:
+    server = host.socket(DOMAIN[family], KINDS[protocol])
+    server.settimeout(5)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind((address, TARGET))
+    if protocol is Protocol.TCP:
+        server.listen()
+    return server
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = sock.recv(65536)
+        assert part, "the stream ended early"
+        data += part
+    return data
+
+
+def exchange(server: socket.socket, client: Host, to: tuple[str, int], protocol: Protocol, family: int) -> str:
+    """Sends something there and back; returns the address that the server saw."""
+    with ExitStack() as stack:
+        asking = stack.enter_context(client.socket(DOMAIN[family], KINDS[protocol]))
+        asking.settimeout(5)
+        asking.connect(to)
+        if protocol is Protocol.UDP:
+            asking.send(b"question")
+            data, peer = server.recvfrom(100)
+            server.sendto(b"answer to " + data, peer)
+            assert asking.recv(100) == b"answer to question"
+            return str(peer[0])
+        answering, peer = server.accept()
+        stack.enter_context(answering)
+        answering.settimeout(5)
+        asking.sendall(PAYLOAD)
+        assert receive(answering, len(PAYLOAD)) == PAYLOAD
+        answering.sendall(PAYLOAD[::-1])
+        assert receive(asking, len(PAYLOAD)) == PAYLOAD[::-1]
+        return str(peer[0])
+
+
+def servers(world: World, family: int) -> dict[str, tuple[Host, str]]:
+    """Where a backend may be, as seen from node a."""
+    return {
+        "pod here": (world.a2, world.a2.addresses[family]),
+        "pod there": (world.b1, world.b1.addresses[family]),
+        "this node": (world.a, world.a.addresses[family]),
+        "other node": (world.b, world.b.addresses[family]),
+    }
+
+
+PLACES = ("pod here", "pod there", "this node", "other node")
+
+
+@both_families
+@both_protocols
+@pytest.mark.parametrize("place", PLACES)
+def test_a_pod_reaches_a_cluster_address(
+    world: World, balancer: Balancer, family: int, protocol: Protocol, place: str
+) -> None:
+    host, address = servers(world, family)[place]
+    balancer.put(entry(SERVICE[family], PORT, protocol, address, flags=EntryFlag.NONE))
+    with listen(host, address, protocol, family) as server:
+        seen = exchange(server, world.a1, (SERVICE[family], PORT), protocol, family)
+    expected = world.a.addresses[family] if place == "other node" else world.a1.addresses[family]
+    assert seen == expected
+
+
+@both_families
+@both_protocols
+@pytest.mark.parametrize("place", PLACES)
+def test_the_outside_reaches_a_node_port(
+    world: World, balancer: Balancer, family: int, protocol: Protocol, place: str
+) -> None:
+    host, address = servers(world, family)[place]
+    balancer.put(entry(ANY_NODE[family], NODE_PORT, protocol, address))
+    with listen(host, address, protocol, family) as server:
+        seen = exchange(server, world.outside, (world.a.addresses[family], NODE_PORT), protocol, family)
+    is_here = place in ("pod here", "this node")
+    assert seen == (OUTSIDE[family] if is_here else world.a.addresses[family])
+
+
+@both_families
+@pytest.mark.parametrize("place", PLACES)
+def test_the_outside_reaches_an_address_that_no_machine_has(
+    world: World, balancer: Balancer, family: int, place: str
+) -> None:
+    host, address = servers(world, family)[place]
+    balancer.put(entry(BALANCER[family], PORT, Protocol.TCP, address))
+    with listen(host, address, Protocol.TCP, family) as server:
+        exchange(server, world.outside, (BALANCER[family], PORT), Protocol.TCP, family)
+
+
+@both_families
+def test_a_pod_reaches_a_node_port(world: World, balancer: Balancer, family: int) -> None:
+    address = world.b1.addresses[family]
+    balancer.put(entry(ANY_NODE[family], NODE_PORT, Protocol.TCP, address))
+    with listen(world.b1, address, Protocol.TCP, family) as server:
+        for node in (world.a, world.b):
+            at = (node.addresses[family], NODE_PORT)
+            assert exchange(server, world.a1, at, Protocol.TCP, family) == world.a1.addresses[family]
+
+
+def drops(world: World) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for key, values in world.a.datapath.maps["drops"].items():
+        _, reason, _ = DROP_KEY.unpack(key)
+        counts = [COUNT.unpack(values[at : at + COUNT.size])[0] for at in range(0, len(values), COUNT.size)]
+        found[reason] = found.get(reason, 0) + sum(counts)
+    return found
+
+
+def is_dropped(world: World, client: Host, to: tuple[str, int], reason: Drop, family: int) -> bool:
+    before = drops(world).get(reason, 0)
+    with client.socket(DOMAIN[family], socket.SOCK_DGRAM) as asking:
+        asking.connect(to)
+        asking.send(b"question")
+    return drops(world).get(reason, 0) == before + 1
+
+
+@both_families
+def test_what_is_refused(world: World, balancer: Balancer, family: int) -> None:
+    pod = world.a2.addresses[family]
+    allowed = (Prefix.parse("203.0.113.0/24") if family == 4 else Prefix.parse("2001:db8:1::/48"),)
+    ranges = EntryFlag.EXTERNAL | EntryFlag.SOURCE_RANGES
+    balancer.put(
+        entry(SERVICE[family], PORT, Protocol.UDP, pod, flags=EntryFlag.NONE),
+        entry(ANY_NODE[family], NODE_PORT, Protocol.UDP),
+        LBEntry(
+            key=FrontendKey(Addr.parse(BALANCER[family]), PORT, Protocol.UDP),
+            external=backends(pod),
+            flags=ranges,
+            source_ranges=allowed,
+        ),
+    )
+    node_port = (world.a.addresses[family], NODE_PORT)
+    assert is_dropped(world, world.outside, (SERVICE[family], PORT), Drop.CLUSTER_ADDRESS, family)
+    assert is_dropped(world, world.outside, (BALANCER[family], PORT), Drop.SOURCE_RANGE, family)
+    assert is_dropped(world, world.outside, node_port, Drop.NO_BACKEND, family)
+
+
+@both_families
+def test_source_ranges_admit_and_deny(world: World, balancer: Balancer, family: int) -> None:
+    pod = world.a2.addresses[family]
+    mine = (Prefix.parse(OUTSIDE[family]),)
+    at = (BALANCER[family], PORT)
+    key = FrontendKey(Addr.parse(BALANCER[family]), PORT, Protocol.UDP)
+    flags = EntryFlag.EXTERNAL | EntryFlag.SOURCE_RANGES
+    with listen(world.a2, pod, Protocol.UDP, family) as server:
+        balancer.put(LBEntry(key=key, external=backends(pod), flags=flags, source_ranges=mine))
+        exchange(server, world.outside, at, Protocol.UDP, family)
+        balancer.put(
+            LBEntry(key=key, external=backends(pod), flags=flags | EntryFlag.SOURCE_RANGES_DENY, source_ranges=mine)
+        )
+        assert is_dropped(world, world.outside, at, Drop.SOURCE_RANGE, family)
+
+
+@both_families
+@pytest.mark.parametrize("flags", [EntryFlag.AFFINITY, EntryFlag.MAGLEV | EntryFlag.AFFINITY, EntryFlag.MAGLEV])
+def test_clients_keep_to_a_backend_or_spread(world: World, balancer: Balancer, family: int, flags: EntryFlag) -> None:
+    pods = (world.a1, world.a2, world.b1)
+    found = backends(*(pod.addresses[family] for pod in pods))
+    key = FrontendKey(Addr.parse(ANY_NODE[family]), NODE_PORT, Protocol.UDP)
+    balancer.put(LBEntry(key=key, external=found, flags=flags | EntryFlag.EXTERNAL, affinity_s=60))
+    with ExitStack() as stack:
+        listening = {
+            pod.name: stack.enter_context(listen(pod, pod.addresses[family], Protocol.UDP, family)) for pod in pods
+        }
+        for _ in range(40):
+            with world.outside.socket(DOMAIN[family], socket.SOCK_DGRAM) as asking:
+                asking.sendto(b"q", (world.a.addresses[family], NODE_PORT))
+        counts = {name: drain(server) for name, server in listening.items()}
+    assert sum(counts.values()) == 40
+    used = [name for name, count in counts.items() if count]
+    assert (len(used) == 1) if flags & EntryFlag.AFFINITY else (len(used) == 3)
+
+
+def drain(server: socket.socket) -> int:
+    """How many datagrams wait; what is on the way within the machine has arrived by the first time-out."""
+    server.settimeout(0.3)
+    count = 0
+    try:
+        while True:
+            server.recv(100)
+            count += 1
+    except TimeoutError:
+        return count
+
+
+@both_families
+def test_datagrams_of_one_socket_stay_until_their_backend_is_gone(
+    world: World, balancer: Balancer, family: int
+) -> None:
+    first, second = world.a1.addresses[family], world.a2.addresses[family]
+    key = FrontendKey(Addr.parse(ANY_NODE[family]), NODE_PORT, Protocol.UDP)
+    to = (world.a.addresses[family], NODE_PORT)
+    with (
+        listen(world.a1, first, Protocol.UDP, family) as one,
+        listen(world.a2, second, Protocol.UDP, family) as two,
+        world.outside.socket(DOMAIN[family], socket.SOCK_DGRAM) as asking,
+    ):
+        balancer.put(LBEntry(key=key, external=backends(first), flags=EntryFlag.EXTERNAL))
+        asking.sendto(b"1", to)
+        assert one.recv(9) == b"1"
+        balancer.put(LBEntry(key=key, external=backends(first, second), flags=EntryFlag.EXTERNAL))
+        for _ in range(20):
+            asking.sendto(b"2", to)
+            assert one.recv(9) == b"2"
+        balancer.put(LBEntry(key=key, external=backends(second), flags=EntryFlag.EXTERNAL))
+        asking.sendto(b"3", to)
+        assert two.recv(9) == b"3"
+
+
+@both_families
+def test_a_direct_connection_is_not_mistaken_for_a_balanced_one(world: World, balancer: Balancer, family: int) -> None:
+    """The same ports on both ends, first through the service, then past it."""
+    pod = world.a2.addresses[family]
+    balancer.put(entry(SERVICE[family], PORT, Protocol.TCP, pod, flags=EntryFlag.NONE))
+    with listen(world.a2, pod, Protocol.TCP, family) as server:
+        for to in ((SERVICE[family], PORT), (pod, TARGET)):
+            with world.a1.socket(DOMAIN[family], socket.SOCK_STREAM) as asking:
+                asking.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                asking.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+                )  # closes by RST: no TIME_WAIT
+                asking.bind((world.a1.addresses[family], 40123))
+                asking.settimeout(5)
+                asking.connect(to)
+                answering, _ = server.accept()
+                answering.sendall(b"hello")
+                assert receive(asking, 5) == b"hello"
+                answering.close()
