@@ -164,13 +164,21 @@ class Node(Host):
         ]
         write(targets.peers(self.datapath.maps), [(peer.key, peer) for peer in peers])
 
-    def add_pod(self, name: str, number: int) -> Pod:
+    def add_pod(self, name: str, number: int, policy: int = ALLOW_ALL) -> Pod:
         pod = self.pods[name] = Pod(self, number, name)
+        pod.policy = policy
         write(targets.endpoints(self.datapath.maps), pod.entries())
         with self.inside():
             self.datapath.attach_endpoint(pod.ifindex_on_node)
         pod.connect(self)
         return pod
+
+    def remove_pod(self, name: str) -> None:
+        pod = self.pods.pop(name)
+        deletes = [addr for addr, _ in pod.entries()]
+        assert asyncio.run(targets.endpoints(self.datapath.maps).apply([], deletes)) == {}
+        self.ip(f"link del {pod.device}")
+        pod.close()
 
     def set_policy(self, pod: Pod, policy: int) -> None:
         pod.policy = policy

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ import msgspec
 from stentor.datapath.errors import AttachError
 from stentor.datapath.names import Pins
 from stentor.sys import tc
-from stentor.sys.bpf import AttachType, create_link, get_pinned, link_info, pin, program_id, update_link
+from stentor.sys.bpf import AttachType, create_link, detach_link, get_pinned, link_info, pin, program_id, update_link
 from stentor.sys.netlink import Message, NetlinkError, Route
 
 GONE: Final = frozenset({errno.ENODEV, errno.ENXIO, errno.EINVAL, errno.ENOENT})
@@ -138,5 +139,14 @@ class Tcx:
                 path.unlink(missing_ok=True)
 
     def detach(self, ifindex: int, hooks: Iterable[Hook]) -> None:
+        """At once; a link whose pin just goes is let go of some time later."""
         for hook in hooks:
-            self._pins.link(hook.program, ifindex).unlink(missing_ok=True)
+            path = self._pins.link(hook.program, ifindex)
+            try:
+                link = get_pinned(path)
+            except FileNotFoundError:
+                continue
+            with suppress(OSError):  # the device is gone already
+                detach_link(link)
+            os.close(link)
+            path.unlink()
