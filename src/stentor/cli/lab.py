@@ -85,6 +85,8 @@ def up(
         if plan.clusters:
             click.echo(f"  export KUBECONFIG={place.kubeconfig}")
         return
+    if problem == _NO_WORD:
+        problem = f"{problem}; its log ends with: {place.last_words() or 'nothing'}"
     if retain:
         hint = f"it is kept: `stentor lab status --name {plan.name}`, logs below {place.directory}"
     else:
@@ -108,6 +110,9 @@ def _plan(topology: Path | None, name: str, settings: Sequence[str]) -> Plan:
         raise click.ClickException("\n       ".join(f"{source}{line}" for line in lines)) from e
 
 
+_NO_WORD = "the lab has died while it was starting"
+
+
 def _follow(events: int, began: float, timeout_s: float) -> str | None:
     """Prints progress; None when ready, else what went wrong."""
     from stentor.lab import progress
@@ -121,7 +126,9 @@ def _follow(events: int, began: float, timeout_s: float) -> str | None:
                 return event.text
         last = event.text
         click.echo(f"  {time.monotonic() - began:5.2f} s  {event.text}")
-    return f"the lab has not become ready; the last step was: {last}"
+    if time.monotonic() - began < timeout_s:
+        return _NO_WORD
+    return f"the lab has not become ready in {timeout_s:g} s; the last step was: {last}"
 
 
 @lab.command()
@@ -220,7 +227,9 @@ def kubeconfig(name: str, cluster: str) -> None:
     path = place.cluster(cluster) / "kubeconfig" if cluster else place.kubeconfig
     if not path.exists():
         clusters = ", ".join(sorted(p.name for p in place.directory.glob("clusters/*"))) or "none"
-        raise NotThereError(f"lab {place.name} has no cluster {cluster!r} (there are: {clusters})")
+        raise NotThereError(
+            f"lab {place.name} has no cluster{f' {cluster!r}' if cluster else ''} (there are: {clusters})"
+        )
     click.echo(path)
 
 

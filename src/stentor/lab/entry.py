@@ -5,6 +5,7 @@ The parent stays outside as the shell's child; only its children are in the lab'
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from stentor.sys.namespace import Kind, setns
 from stentor.sys.process import die_with_parent, exit_code
 
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)  # the terminal sends these to the whole group, so to the child too
+_FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)  # without job control the child gets these from the terminal as well
 
 
 def execute(place: Place, machine: str, argv: list[str]) -> int:
@@ -28,10 +29,11 @@ def execute(place: Place, machine: str, argv: list[str]) -> int:
     group, pid_namespace, *namespaces = fds
     setns(pid_namespace, Kind.PID)
     directory = os.getcwd()
+    terminal = _terminal()
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        _become(group, namespaces, directory, argv)
+        _become(group, namespaces, directory, terminal, argv)
 
     def forward(number: int, _: FrameType | None) -> None:
         os.kill(child, number)
@@ -40,14 +42,44 @@ def execute(place: Place, machine: str, argv: list[str]) -> int:
         signal.signal(number, forward)
     for number in _FROM_TERMINAL:
         signal.signal(number, signal.SIG_IGN)
-    return exit_code(os.waitpid(child, 0)[1])
+    return exit_code(_wait(child, terminal))
 
 
-def _become(group: int, namespaces: list[int], directory: str, argv: list[str]) -> None:
+def _terminal() -> int | None:
+    """The descriptor of the terminal if this command is in its foreground."""
+    with contextlib.suppress(OSError):
+        if os.tcgetpgrp(0) == os.getpgrp():
+            return 0
+    return None
+
+
+def _wait(child: int, terminal: int | None) -> int:
+    """The child's end. When it is stopped (Ctrl-Z) this command stops too, and both go on together, as one job."""
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # taking the terminal back is done from the background
+    while True:
+        _, status = os.waitpid(child, os.WUNTRACED)
+        if terminal is not None:
+            os.tcsetpgrp(terminal, os.getpgrp())
+        if not os.WIFSTOPPED(status):
+            return status
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if terminal is not None:
+            os.tcsetpgrp(terminal, child)
+        os.kill(child, signal.SIGCONT)
+
+
+def _become(group: int, namespaces: list[int], directory: str, terminal: int | None, argv: list[str]) -> None:
     """The child. Does not return."""
     status = 126
     try:
         die_with_parent()
+        if (
+            terminal is not None
+        ):  # a group of its own: a shell cannot control jobs in one from outside its PID namespace
+            os.setpgid(0, 0)
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            os.tcsetpgrp(terminal, os.getpgrp())
+            signal.signal(signal.SIGTTOU, signal.SIG_DFL)
         cgroup.join(group)
         enter({str(fd): fd for fd in namespaces})
         os.chdir(directory if os.path.isdir(directory) else "/")

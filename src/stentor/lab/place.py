@@ -38,8 +38,8 @@ class Place:
 
     @property
     def cgroup(self) -> Path:
-        """The lab's cgroup; labs of one name in two homes have two."""
-        return cgroup.root() / f"{_cgroup_prefix(self.labs)}{self.name}"
+        """The lab's cgroup; labs of one name in two homes have two. LabError when no cgroup2 is mounted."""
+        return _cgroup_root() / f"{_cgroup_prefix(self.labs)}{self.name}"
 
     def machine(self, name: str) -> Path:
         return self.directory / "machines" / name
@@ -55,6 +55,7 @@ class Place:
 
     def create(self) -> None:
         """Makes the directory; LabError when there is a lab of this name, dead or alive."""
+        assert self.cgroup  # before anything is made: without cgroups there is no lab
         self.labs.mkdir(parents=True, exist_ok=True)
         try:
             self.directory.mkdir(mode=0o700)
@@ -69,6 +70,11 @@ class Place:
         fd = os.open(self._lock, os.O_RDWR | os.O_CLOEXEC)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return fd
+
+    def last_words(self) -> str:
+        """The last line of the lab's own log."""
+        lines = self.log.read_text(errors="replace").split("\n") if self.log.exists() else []
+        return next((line for line in reversed(lines) if line.strip()), "")
 
     def is_alive(self) -> bool:
         """Whether a guard holds the lock."""
@@ -112,7 +118,7 @@ def names() -> list[str]:
     """Of all labs, dead ones too: by their directories and by what is left of their cgroups."""
     found = {entry.parent.name for entry in home().glob("*/lock")}
     prefix = _cgroup_prefix(home())
-    found |= {entry.name.removeprefix(prefix) for entry in cgroup.root().glob(f"{prefix}*")}
+    found |= {entry.name.removeprefix(prefix) for entry in _cgroup_root().glob(f"{prefix}*")}
     return sorted(found)
 
 
@@ -131,6 +137,13 @@ def find(name: str = "") -> Place:
 
 def _listing(known: list[str]) -> str:
     return f" (there are: {', '.join(known)})" if known else ""
+
+
+def _cgroup_root() -> Path:
+    try:
+        return cgroup.root()
+    except FileNotFoundError as e:
+        raise LabError(str(e)) from e
 
 
 def _cgroup_prefix(labs: Path) -> str:

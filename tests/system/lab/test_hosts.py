@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -115,6 +118,39 @@ def test_exec_passes_standard_streams_and_signals(hosts: Lab) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == "got TERM\n"
         assert process.wait(10) == 9
+
+
+def test_exec_gives_a_shell_its_terminal(hosts: Lab) -> None:
+    """Job control, Ctrl-C for the job in the foreground only, the exit code: as in any terminal."""
+    argv = [str(STENTOR), "lab", "exec", "--name", hosts.name, "a", "--", "bash", "--norc", "-i"]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(argv[0], argv, {**hosts.environment, "PS1": "> ", "TERM": "dumb"})
+    said = ""
+
+    def expect(words: str) -> None:
+        nonlocal said
+        while words not in said:
+            assert select.select([terminal], [], [], 20)[0], f"{words!r} does not come: {said!r}"
+            said += os.read(terminal, 4096).decode()
+        said = said[said.index(words) + len(words) :]
+
+    expect("> ")
+    os.write(terminal, b"hostname; sleep 1000\n")
+    expect("\na\r\n")
+    eventually(lambda: "sleep" in hosts.exec("a", "ps", "-o", "comm=", "-t", tty_of(pid)).stdout)
+    os.write(terminal, b"\x03")
+    expect("> ")
+    os.write(terminal, b"echo interrupted-$?\n")
+    expect("\ninterrupted-130\r\n")
+    os.write(terminal, b"exit 5\n")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+    assert "no job control" not in said
+    os.close(terminal)
+
+
+def tty_of(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/fd/0").removeprefix("/dev/")
 
 
 def test_the_host_is_untouched(hosts: Lab) -> None:
