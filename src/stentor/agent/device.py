@@ -163,7 +163,9 @@ def set_forwarding(families: Iterable[int]) -> None:
     """Let the machine route; reverse path filtering would drop what programs have redirected."""
     settings = {
         4: (("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/default/rp_filter", "0")),
-        6: (("ipv6/conf/all/forwarding", "1"),),
+        # Forwarding is decided by `all`. A device's own switch only makes it a member of the routers' groups, whose reports
+        # would go out to every pod: devices made from now on do without.
+        6: (("ipv6/conf/all/forwarding", "1"), ("ipv6/conf/default/forwarding", "0")),
     }
     for family in families:
         for name, value in settings[family]:

@@ -185,7 +185,7 @@ def _overview(report: Report) -> str:
     words = {
         "Cilium:": cilium,
         "Operator:": report.operator or "not asked",
-        "Envoy DaemonSet:": "disabled (using embedded mode)",
+        "Envoy DaemonSet:": "disabled",
         "Hubble Relay:": "disabled",
         "ClusterMesh:": "disabled",
     }
