@@ -63,11 +63,11 @@ class Elf(msgspec.Struct, frozen=True):
 
 def read_elf(raw: bytes) -> Elf:
     """Parse an object file; ValueError when it is something else or cut short."""
-    if raw[:6] != b"\x7fELF\2\1" or struct.unpack_from("<H", raw, 18)[0] != BPF_MACHINE:
+    if raw[:6] != b"\x7fELF\2\1" or int.from_bytes(raw[18:20], "little") != BPF_MACHINE:
         raise ValueError("not a little-endian BPF object")
     try:
         return _parse(raw)
-    except (struct.error, IndexError, UnicodeDecodeError, StopIteration) as e:
+    except (struct.error, IndexError, ValueError, StopIteration) as e:
         raise ValueError(f"damaged BPF object: {e}") from e
 
 

@@ -1,0 +1,68 @@
+"""Objects that do not belong, and programs that the kernel refuses: the errors say what to do."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datapaths.bench import Bench
+from stentor.datapath.config import DatapathConfig, ticks_of
+from stentor.datapath.errors import StaleObject, VerifierError
+from stentor.datapath.object import OBJECTS, SOURCES, Object, read_objects, source_hash
+from stentor.sys.elf import read_elf
+
+
+def test_objects_belong_to_the_sources() -> None:
+    assert {found.hash for found in read_objects().values()} == {source_hash(SOURCES)}
+
+
+def test_a_changed_source_is_noticed(tmp_path: Path) -> None:
+    shutil.copytree(SOURCES, tmp_path / "bpf")
+    with (tmp_path / "bpf" / "lib" / "limits.h").open("a") as file:
+        file.write("/* changed */\n")
+    with pytest.raises(StaleObject, match=r"was built from other sources; run `make bpf`"):
+        read_objects(OBJECTS, tmp_path / "bpf")
+
+
+def test_a_missing_object_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StaleObject, match=r"pod\.o: is missing"):
+        read_objects(tmp_path)
+
+
+def test_a_refused_program_shows_the_end_of_the_log(bench: Bench, tmp_path: Path) -> None:
+    pod = Object(OBJECTS / "pod.o")
+    number = pod.elf.number("tc/to_container")
+    assert number is not None
+    code = pod.elf.sections[number].data
+    at = pod.raw.index(code)  # the first instruction now reads through a register that nobody has set
+    (tmp_path / "pod.o").write_bytes(pod.raw[:at] + struct.pack("<BBhi", 0x79, 0x50, 0, 0) + pod.raw[at + 8 :])
+    loaded = Object(tmp_path / "pod.o").load(DatapathConfig(overlay_ifindex=1).pack(), bench.maps)
+    with pytest.raises(VerifierError) as caught:
+        loaded.program("to_container")
+    assert str(caught.value).startswith("program to_container refused: ")
+    assert "processed" in caught.value.log
+    assert len(str(caught.value).splitlines()) <= VerifierError.TAIL_LINES + 1
+
+
+@given(
+    st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: (OBJECTS / "host.o").read_bytes()[:64] + tail)
+)
+def test_garbage_is_no_object(raw: bytes) -> None:
+    with pytest.raises(ValueError, match="BPF object"):
+        read_elf(raw)
+
+
+def test_ticks_are_never_short() -> None:
+    assert [ticks_of(seconds) for seconds in (0, 1, 10, 60)] == [0, 1, 10, 56]
+    assert all(ticks_of(seconds) * 2**30 >= seconds * 10**9 for seconds in range(10_000))
+
+
+@pytest.mark.parametrize("ports", [(0, 5), (9, 5), (5, 70000)])
+def test_ports_for_translation_are_a_range(ports: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="no range of ports"):
+        DatapathConfig(overlay_ifindex=1, snat_port_min=ports[0], snat_port_max=ports[1])
