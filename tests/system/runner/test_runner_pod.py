@@ -296,8 +296,10 @@ def test_termination_is_graceful_and_complete(machine: Machine, tmp_path: Path) 
     run_pod(machine, pod("ends", shell(script), terminationGracePeriodSeconds=20))
     uid = machine.get("pod", "ends")["metadata"]["uid"]
     follow = subprocess.Popen(machine.kubectl_command("logs", "-f", "ends"), stdout=subprocess.PIPE, text=True)
+    assert follow.stdout is not None
+    assert follow.stdout.readline() == "up\n"
     machine.kubectl("delete", "pod", "ends", "--wait")
-    assert follow.communicate(timeout=20)[0] == "up\nbye\n"
+    assert follow.communicate(timeout=20)[0] == "bye\n"
     assert machine.get("pod", "ends") is None
     script = f"ls -d /sys/fs/cgroup/pods/pod{uid} /run/stentor-lab/pods/{uid} 2>/dev/null; true"
     wait_for("files", lambda: machine.run("sh", "-c", script).stdout == "")
