@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from peers.bench import PYTHON, Bench, kill, stop_server, wait_for
-
 from stentor.bgp.client import ask, stream
 from stentor.bgp.errors import Unreachable
 

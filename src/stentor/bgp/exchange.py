@@ -71,6 +71,7 @@ class Exchange:
         self._config = config
         self._connection = connection
         self._next_hops = next_hops
+        self._is_over_ipv6 = len(address) == 16
         self._decoder = UpdateDecoder(session)
         self._is_scheduled = False
         self._pending: list[tuple[Attributes, list[bytes]]] = []
@@ -271,7 +272,7 @@ class Exchange:
     def _export(self, family: Family) -> Export:
         config = self._family_config(family)
         next_hop = self._next_hops.get(family, b"")
-        if family is Family.IPV4 and not next_hop and Family.IPV4 in self.session.extended_next_hop:
+        if family is Family.IPV4 and self._is_over_ipv6 and Family.IPV4 in self.session.extended_next_hop:
             next_hop = self._next_hops.get(Family.IPV6, b"")
         return Export(
             policy=self._router.policy(config.export_policy),
