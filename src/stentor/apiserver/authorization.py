@@ -137,6 +137,9 @@ RULES: Final[tuple[Rule, ...]] = (
     _rule(AGENTS, READ | WRITE, "coordination.k8s.io", "leases"),
     _rule(AGENTS, _CREATE | _UPDATE, "", "events"),
     _rule(AGENTS, _CREATE | _UPDATE, "events.k8s.io", "events"),
+    # Cluster DNS.
+    _rule(f"{_ACCOUNT_PREFIX}kube-system:coredns", READ, "", "services namespaces pods endpoints"),
+    _rule(f"{_ACCOUNT_PREFIX}kube-system:coredns", READ, "discovery.k8s.io", "endpointslices"),
     # The operator.
     _rule(OPERATOR, ALL, "cilium.io", "*"),
     _rule(OPERATOR, ALL, "stentor.io", "*"),

@@ -49,12 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="server of all other names; default: resolv.conf's",
     )
     parser.add_argument("--resolv-conf", type=Path, default=Path("/etc/resolv.conf"), metavar="FILE")
-    parser.add_argument("--health", default="[::]:8181", metavar="ADDRESS:PORT", help="/health, /ready, /metrics")
+    parser.add_argument("--health-port", type=int, default=8181, metavar="PORT", help="/health, /ready, /metrics")
     arguments = parser.parse_args(argv)
     try:
         listen = [Server.parse(text) for text in arguments.listen or ("0.0.0.0", "::")]
         upstreams = [Server.parse(text) for text in arguments.upstream or ()]
-        health = Server.parse(arguments.health)
         connection = find(arguments.kubeconfig, arguments.context)
     except (ValueError, BadConfig) as e:
         print(f"stentor dns: {e}", file=sys.stderr)
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.freeze()
     upstreams = upstreams or list(of_resolv_conf(arguments.resolv_conf))
     try:
-        asyncio.run(run(connection, arguments.cluster_domain, listen, upstreams, health))
+        asyncio.run(run(connection, arguments.cluster_domain, listen, upstreams, arguments.health_port))
     except OSError as e:
         print(f"stentor dns: {e}", file=sys.stderr)
         return 1
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def run(
-    connection: Connection, domain: str, listen: Sequence[Server], upstreams: Sequence[Server], health: Server
+    connection: Connection, domain: str, listen: Sequence[Server], upstreams: Sequence[Server], health_port: int
 ) -> None:
     """The server's life, in one event loop."""
     ended = asyncio.Event()
@@ -97,7 +96,7 @@ async def run(
         server = DnsServer(resolver, jobs)
         for each in listen:
             await _listen(server, each)
-        runner = await _serve_health(resolver, health)
+        runner = await _serve_health(resolver, health_port)
         log.info("Serving", extra={"domain": domain, "upstreams": ",".join(str(each.addr) for each in upstreams)})
         await ended.wait()
         await server.stop()
@@ -114,7 +113,7 @@ async def _listen(server: DnsServer, at: Server) -> None:
         log.info("Not listening", extra={"address": str(at.addr)})
 
 
-async def _serve_health(resolver: Resolver, at: Server) -> web.AppRunner:
+async def _serve_health(resolver: Resolver, port: int) -> web.AppRunner:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Metrics(resolver))
 
@@ -131,7 +130,7 @@ async def _serve_health(resolver: Resolver, at: Server) -> web.AppRunner:
     app.add_routes([web.get("/ready", ready), web.get("/health", healthy), web.get("/metrics", metrics)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, str(at.addr), at.port).start()
+    await web.TCPSite(runner, None, port).start()
     return runner
 
 

@@ -1,7 +1,8 @@
 """Judges whether a cluster is ready, and applies the topology's manifests; a task of `lab up`.
 
 Ready: every node Ready, every CRD of this installation Established and in discovery, the `default` ServiceAccount in each
-namespace, an operator that leads. Runs in the control plane's network and reports over standard output.
+namespace, an operator that leads, cluster DNS that answers. Runs in the control plane's network and reports over standard
+output.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from pathlib import Path
 import msgspec
 
 from stentor.api import crd
-from stentor.api.core import CUSTOM_RESOURCE_DEFINITIONS, LEASES, NAMESPACES, NODES, SERVICE_ACCOUNTS
+from stentor.api.core import CUSTOM_RESOURCE_DEFINITIONS, ENDPOINT_SLICES, LEASES, NAMESPACES, NODES, SERVICE_ACCOUNTS
 from stentor.kube.client import Client
 from stentor.kube.config import load
 from stentor.kube.errors import ApiError, NotFound
-from stentor.lab import manifest, progress
+from stentor.lab import dns, manifest, progress
 
 _POLL_S = 0.02
 _REMIND_S = 5.0
@@ -51,21 +52,36 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     nodes = tuple(arguments.nodes.split(","))
     try:
-        asyncio.run(_judge(arguments.kubeconfig, arguments.cluster, nodes, arguments.manifests))
+        dns_addresses = tuple(arguments.dns.split(","))
+        asyncio.run(_judge(arguments.kubeconfig, arguments.cluster, nodes, dns_addresses, arguments.manifests))
     except manifest.ManifestError as e:
         progress.tell(sys.stdout.fileno(), progress.Kind.FAILED, str(e))
         return 1
     return 0
 
 
-async def _judge(kubeconfig: Path, cluster: str, nodes: tuple[str, ...], manifests: list[Path]) -> None:
+async def _judge(
+    kubeconfig: Path, cluster: str, nodes: tuple[str, ...], dns_addresses: tuple[str, ...], manifests: list[Path]
+) -> None:
     async with Client(load(kubeconfig), timeout_s=5.0, user_agent="stentor-lab") as client:
+        await _start_dns(cluster, client, dns_addresses)
         await _wait(cluster, client, nodes)
         _step(f"cluster {cluster}: {', '.join(nodes)} Ready, operator leads")
         for file in manifests:
             documents = manifest.read(file)
             await manifest.apply(client, documents, str(file))
             _step(f"cluster {cluster}: applied {len(documents)} objects of {file.name}")
+
+
+async def _start_dns(cluster: str, client: Client, addresses: tuple[str, ...]) -> None:
+    """As soon as the API answers: its pod starts while nodes get ready."""
+    while True:
+        try:
+            await manifest.apply(client, dns.manifests(addresses), "cluster DNS")
+            return
+        except ApiError as e:
+            _step(f"cluster {cluster}: waiting for its API server: {e.message}")
+        await asyncio.sleep(_POLL_S)
 
 
 async def _wait(cluster: str, client: Client, nodes: tuple[str, ...]) -> None:
@@ -86,39 +102,47 @@ async def _wait(cluster: str, client: Client, nodes: tuple[str, ...]) -> None:
 
 
 async def _missing(client: Client, nodes: tuple[str, ...]) -> AsyncIterator[str]:
-    """What is not there yet, in the order in which it usually comes; nothing when the cluster is ready."""
+    """What is not there yet; nothing when the cluster is ready.
+
+    What comes last and is cheap to ask for comes first: whoever waits asks little.
+    """
+    known = {node.metadata.name: node for node in (await client.list(NODES)).items}
+    for name in nodes:
+        conditions = known[name].status.conditions if name in known else ()
+        condition = next((c for c in conditions if c.type == "Ready"), None)
+        if condition is None:
+            yield f"node {name} to register"
+        elif condition.status != "True":
+            yield f"node {name} to be Ready ({condition.reason}: {condition.message})"
+    selector = f"kubernetes.io/service-name={dns.SERVICE}"
+    slices = await client.list(ENDPOINT_SLICES, dns.NAMESPACE, label_selector=selector)
+    if not any(endpoint.conditions.ready for each in slices.items for endpoint in each.endpoints or ()):
+        yield "cluster DNS to answer"
+    if not await _leader(client):
+        yield "an operator to lead"
     definitions = {d.metadata.name: d for d in (await client.list(CUSTOM_RESOURCE_DEFINITIONS)).items}
     for wanted in crd.DEFINITIONS:
         name = f"{wanted.kind.plural}.{wanted.kind.group}"
         found = definitions.get(name)
         if not (found and any(c.type == "Established" and c.status == "True" for c in found.status.conditions)):
             yield f"CRD {name} to be Established"
-    try:
-        holder = (await client.get(LEASES, _LEASE, _LEASE_NAMESPACE)).spec.holder_identity
-    except NotFound:
-        holder = None
-    if not holder:
-        yield "an operator to lead"
-    known = {node.metadata.name: node for node in (await client.list(NODES)).items}
-    for name in nodes:
-        condition = (
-            next((c for c in known[name].status.conditions if c.type == "Ready"), None) if name in known else None
-        )
-        if condition is None:
-            yield f"node {name} to register"
-        elif condition.status != "True":
-            yield f"node {name} to be Ready ({condition.reason}: {condition.message})"
     groups = msgspec.json.decode(await client.request("GET", "/apis"), type=_Groups).groups
     served = {(group.name, version.version) for group in groups for version in group.versions}
     for wanted in crd.DEFINITIONS:
         if (wanted.kind.group, wanted.kind.version) not in served:
             yield f"{wanted.kind.api_version} in discovery"
-    accounts = {
-        a.metadata.namespace for a in (await client.list(SERVICE_ACCOUNTS)).items if a.metadata.name == "default"
-    }
+    accounts = await client.list(SERVICE_ACCOUNTS, field_selector="metadata.name=default")
+    having = {account.metadata.namespace for account in accounts.items}
     for namespace in (await client.list(NAMESPACES)).items:
-        if namespace.metadata.name not in accounts and not namespace.is_terminating:
+        if namespace.metadata.name not in having and not namespace.is_terminating:
             yield f"ServiceAccount default in namespace {namespace.metadata.name}"
+
+
+async def _leader(client: Client) -> str | None:
+    try:
+        return (await client.get(LEASES, _LEASE, _LEASE_NAMESPACE)).spec.holder_identity
+    except NotFound:
+        return None
 
 
 def _step(text: str) -> None:

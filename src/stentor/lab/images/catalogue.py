@@ -41,6 +41,7 @@ _CURL = Image(command=("curl",), init=True)
 # By repository without registry: what manifests of examples, tests and Kubernetes' own suites use.
 BUILT_IN: Mapping[str, Image] = {
     "gateway-api/conformance/echo-basic": Image(command=("stentor-echo",), warm="echo"),
+    "coredns/coredns": Image(command=("stentor-dns",), warm="dns"),
     "pause": Image(command=_SLEEP, init=True),
     "library/nginx": Image(command=("nginx",), args=("-g", "daemon off;")),
     "library/python": Image(command=("python3",), init=True),
