@@ -353,15 +353,38 @@ static int open_terminal(int sock)
 	return slave;
 }
 
+static int open_root_of(int pidfd)
+{
+	char path[64], line[128];
+	int pid = 0;
+	snprintf(path, sizeof path, "/proc/self/fdinfo/%d", pidfd);
+	FILE *info = fopen(path, "re");
+	while (info && fgets(line, sizeof line, info))
+		if (sscanf(line, "Pid: %d", &pid) == 1)
+			break;
+	if (info)
+		fclose(info);
+	snprintf(path, sizeof path, "/proc/%d/root", pid);
+	return must_open(path, O_PATH);
+}
+
+/* setns leads to the root of the mount namespace, which is not the container's where the machine itself is a chroot. */
+static void enter_container(int pidfd)
+{
+	int root = open_root_of(pidfd);
+	join(pidfd, CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP);
+	if (fchdir(root) || chroot("."))
+		fail("enter root");
+	close(root);
+	close(pidfd);
+}
+
 static int run_inside(struct options *options)
 {
 	int slave = -1, cgroup = open_or_none(options->cgroup);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (options->pidfd >= 0) {
-		join(options->pidfd,
-		     CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWCGROUP);
-		close(options->pidfd);
-	}
+	if (options->pidfd >= 0)
+		enter_container(options->pidfd);
 	if (options->terminal >= 0)
 		slave = open_terminal(options->terminal);
 	pid_t child = clone_into(cgroup, 0); /* enters the PID namespace */

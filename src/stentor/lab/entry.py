@@ -81,7 +81,7 @@ def _become(group: int, namespaces: list[int], directory: str, terminal: int | N
             os.tcsetpgrp(terminal, os.getpgrp())
             signal.signal(signal.SIGTTOU, signal.SIG_DFL)
         cgroup.join(group)
-        enter({str(fd): fd for fd in namespaces})
+        enter(namespaces)
         os.chdir(directory if os.path.isdir(directory) else "/")
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.environ["PATH"] = search_path()

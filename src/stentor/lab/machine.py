@@ -9,7 +9,9 @@ whoever mounts it.
 from __future__ import annotations
 
 import os
+import stat
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 from stentor.lab.errors import LabError
@@ -45,7 +47,7 @@ _FORWARDING = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
 
 
 class MachineNamespaces:
-    """The living part of a machine: its cgroup and descriptors of its namespaces."""
+    """The living part of a machine: its cgroup, and descriptors of its namespaces and, last, of its root directory."""
 
     def __init__(self, name: str, group: Path, namespaces: dict[str, int]) -> None:
         self.name = name
@@ -86,6 +88,7 @@ def make(machine: Machine, plan: Plan, place: Place) -> MachineNamespaces:
         if words != b"ready":
             raise LabError(f"machine {machine.name} cannot be made: {words.decode() or 'its process died'}")
         opened = {kind: os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in _NAMESPACES}
+        opened["root"] = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_CLOEXEC)
     finally:
         for fd in (group_fd, ready_r, done_w):  # the child reads the end of `done` and leaves
             os.close(fd)
@@ -93,10 +96,18 @@ def make(machine: Machine, plan: Plan, place: Place) -> MachineNamespaces:
     return MachineNamespaces(machine.name, group, opened)
 
 
-def enter(namespaces: dict[str, int]) -> None:
-    """Moves the calling process, which must have one thread, into a machine; its cgroup is joined before."""
-    for fd in namespaces.values():
-        setns(fd)
+def enter(descriptors: Iterable[int]) -> None:
+    """Moves the calling process, which must have one thread, into namespaces; its cgroup is joined before.
+
+    A directory among the descriptors, after the mount namespace, becomes the root: setns(2) leads to the root of the mount
+    namespace, which is not where the machine's files are when the lab was started in a chroot.
+    """
+    for fd in descriptors:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.fchdir(fd)
+            os.chroot(".")
+        else:
+            setns(fd)
 
 
 def _become(machine: Machine, plan: Plan, disk: Path, ready: int, done: int) -> None:

@@ -18,7 +18,7 @@ import socket
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -127,7 +127,8 @@ class _Imports:
         """LabError with the reason when it cannot be imported."""
         if module not in self._failures and module not in sys.modules:
             try:
-                imported = importlib.import_module(module)
+                with _no_authorities():
+                    imported = importlib.import_module(module)
                 getattr(imported, "warm_up", lambda: None)()
             except Exception as e:
                 traceback.print_exc()
@@ -135,6 +136,14 @@ class _Imports:
         if module in self._failures:
             raise LabError(self._failures[module])
         return sys.modules[module]
+
+
+@contextlib.contextmanager
+def _no_authorities() -> Iterator[None]:
+    """aiohttp reads the system's certificate authorities when it is imported (80 ms); components trust their cluster's only."""
+    os.environ["SSL_CERT_FILE"] = os.environ["SSL_CERT_DIR"] = "/dev/null"
+    yield
+    del os.environ["SSL_CERT_FILE"], os.environ["SSL_CERT_DIR"]
 
 
 def _launch(launch: Launch, fds: list[int], imports: _Imports, sock: socket.socket) -> Launched:
@@ -160,7 +169,7 @@ def _become(
     """The new process: enters its machine, gets its standard streams, runs. Does not return."""
     status = 1
     try:
-        enter({str(fd): fd for fd in namespaces})
+        enter(namespaces)
         os.setsid()
         os.chdir("/")
         null = os.open("/dev/null", os.O_RDONLY)
