@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Sequence
 from io import BufferedRWPair
 from typing import cast
 
@@ -13,14 +14,16 @@ _LAST_LINE = re.compile(r"^\d{4} ")
 
 
 class Bird:
-    """A BIRD with this configuration; ``process`` is the daemon."""
+    """A BIRD with this configuration; ``process`` is the daemon. ``prefix`` is a command that runs it (``chrt …``)."""
 
-    def __init__(self, bench: Bench, space: str, configuration: str, name: str = "bird") -> None:
+    def __init__(
+        self, bench: Bench, space: str, configuration: str, name: str = "bird", prefix: Sequence[str] = ()
+    ) -> None:
         self._file = bench.directory / f"{name}.conf"
         self._control = bench.directory / f"{name}.ctl"
         self._file.write_text(configuration)
         self._stream: BufferedRWPair | None = None
-        command = ["bird", "-f", "-c", str(self._file), "-s", str(self._control)]
+        command = [*prefix, "bird", "-f", "-c", str(self._file), "-s", str(self._control)]
         self.process = bench.start(space, command, name)
         wait_for(f"{name} answers", self._connect)
 
