@@ -160,9 +160,10 @@ class Daemon:
         options = ("--kubeconfig", str(admin), "--cluster", cluster_name, "--dns", dns)
         argv = (*options, "--nodes", ",".join(cluster.nodes), *manifests)
         launch = Launch("lab-readiness", argv, environment(), f"{_READINESS}:main")
-        network = {"net": self.fleet.namespaces(cluster.control_plane).network}
+        # Its network and our files: the manifests are the host's.
+        place = {"net": self.fleet.namespaces(cluster.control_plane).network, "root": os.open("/", os.O_PATH)}
         group = cgroup.create(self.place.cgroup / "tasks")
-        code = await self.fleet.supervisor.run_task(launch, group, network, self.events)
+        code = await self.fleet.supervisor.run_task(launch, group, place, self.events)
         if code != 0:
             raise NotReadyError(f"cluster {cluster_name} is not ready")
 

@@ -9,6 +9,7 @@ whoever mounts it.
 from __future__ import annotations
 
 import os
+import sys
 import stat
 import traceback
 from collections.abc import Iterable
@@ -137,7 +138,8 @@ def _mount_kernel_views() -> None:
 
 def _mount_files(machine: Machine, plan: Plan, disk: Path) -> None:
     # The disk's directories are opened first: the overlay of /var would hide them, or be bound in their place.
-    sources = {target: os.open(disk / part, os.O_PATH | os.O_DIRECTORY) for part, target in DISK.items()}
+    shown = {target: disk / part for part, target in DISK.items()} | _installation()
+    sources = {target: os.open(path, os.O_PATH | os.O_DIRECTORY) for target, path in shown.items()}
     mount.mount("run", "/run", "tmpfs", mount.NO_DEVICES, "mode=755")
     mount.mount("tmp", "/tmp", "tmpfs", mount.NO_DEVICES, "mode=1777")
     os.makedirs("/run/netns")
@@ -161,6 +163,12 @@ def _mount_files(machine: Machine, plan: Plan, disk: Path) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
+
+
+def _installation() -> dict[str, Path]:
+    """Our own programs where the machine's private /run or /tmp would hide them: target and source."""
+    own = {Path(__file__).resolve().parents[2], Path(sys.prefix).resolve()}
+    return {str(path): path for path in sorted(own) if path.parts[1] in ("run", "tmp")}
 
 
 def _hosts(plan: Plan) -> str:
