@@ -25,19 +25,35 @@ static __always_inline int check_pod_may_send(const struct __sk_buff *skb, struc
 	return OK;
 }
 
+/* A copy of what is known of an address: fewer states for the verifier than a pointer into one map or the other. */
+struct whereabouts {
+	struct ipcache_entry entry;
+	bool known;
+};
+
+static __always_inline struct whereabouts locate(const struct addr *a)
+{
+	struct ipcache_entry *found = find_in_ipcache(a);
+
+	return found ? (struct whereabouts){ *found, true } : (struct whereabouts){};
+}
+
+/* Another node's pod: no address that a service could have. */
+static __always_inline bool is_remote_pod(const struct whereabouts *to)
+{
+	return (to->entry.flags & (IPCACHE_TUNNEL | IPCACHE_SKIP_TUNNEL)) == IPCACHE_TUNNEL;
+}
+
 static __always_inline bool goes_by_overlay(const struct ipcache_entry *to, const struct flow *f)
 {
 	return to->flags & IPCACHE_TUNNEL && (!(to->flags & IPCACHE_SKIP_TUNNEL) || f->replies_by_overlay);
 }
 
-static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, struct end from)
+static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, struct end from, const struct whereabouts *to)
 {
-	struct ipcache_entry *known = find_in_ipcache(&f->dst), to = {}; /* a copy: fewer states for the verifier */
 	int verdict;
 
-	if (known)
-		to = *known;
-	f->dst_id = known ? to.identity : identity_of_world(&f->dst);
+	f->dst_id = to->known ? to->entry.identity : identity_of_world(&f->dst);
 	verdict = authorise(skb, f, from, end_of(NULL), false);
 	if (verdict != OK)
 		return verdict;
@@ -46,10 +62,10 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, str
 		verdict = restore_source(skb, f);
 		if (verdict != OK)
 			return verdict;
-		if (!goes_by_overlay(&to, f))
+		if (!goes_by_overlay(&to->entry, f))
 			return leave_towards(skb, f);
 	}
-	return goes_by_overlay(&to, f) ? encapsulate(skb, &to, f->src_id) : TC_ACT_OK;
+	return goes_by_overlay(&to->entry, f) ? encapsulate(skb, &to->entry, f->src_id) : TC_ACT_OK;
 }
 
 static __always_inline int stay_on_node(struct __sk_buff *skb, struct flow *f, struct end from, const struct endpoint *to)
@@ -82,18 +98,23 @@ static __always_inline int leave_container(struct __sk_buff *skb, struct flow *f
 {
 	struct endpoint *from = bpf_map_lookup_elem(&endpoints, &f->src), *to;
 	int verdict = check_pod_may_send(skb, f, from);
+	struct whereabouts where = {};
 
 	if (verdict != OK)
 		return verdict;
 	to = bpf_map_lookup_elem(&endpoints, &f->dst);
-	if (!to) {
+	if (!to)
+		where = locate(&f->dst);
+	if (!to && !is_remote_pod(&where)) {
 		verdict = balance_pod(skb, f);
 		if (verdict != OK)
 			return verdict;
-		if (f->balanced)
+		if (unlikely(f->balanced)) {
 			to = bpf_map_lookup_elem(&endpoints, &f->dst);
+			where = locate(&f->dst);
+		}
 	}
-	return to ? stay_on_node(skb, f, end_of(from), to) : leave_node(skb, f, end_of(from));
+	return to ? stay_on_node(skb, f, end_of(from), to) : leave_node(skb, f, end_of(from), &where);
 }
 
 SEC("tc/from_container")
