@@ -9,8 +9,8 @@ whoever mounts it.
 from __future__ import annotations
 
 import os
-import sys
 import stat
+import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
