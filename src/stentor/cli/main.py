@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "agent": Entry("component", "agent", "Networking of one node"),
         "operator": Entry("component", "operator", "Cluster-wide control"),
         "apiserver": Entry("component", "apiserver", "A small Kubernetes API server for lab and edge"),
+        "bfd": Entry("bfd", "bfd", "Detect neighbours' failures in milliseconds"),
         "bgp": Entry("bgp", "bgp", "Speak BGP, and look at what a speaker does"),
     },
     "Build and generate": {
