@@ -44,7 +44,7 @@ def check_stream(data: bytes) -> None:
     try:
         messages, taken = split_messages(data)
     except PeerFault as fault:
-        assert fault.code == Code.HEADER  # noqa: PT017
+        assert fault.code == Code.HEADER
         return
     assert sum(HEADER + len(body) for _, body in messages) == taken <= len(data)
     for kind, body in messages:
@@ -57,7 +57,7 @@ def check_message(kind: Kind, body: bytes) -> None:
     try:
         message = decode_message(kind, body)
     except PeerFault as fault:
-        assert fault.code in (Code.OPEN, Code.ROUTE_REFRESH)  # noqa: PT017
+        assert fault.code in (Code.OPEN, Code.ROUTE_REFRESH)
         return
     if isinstance(message, Open):
         ((_, again),) = split_messages(encode_open(message))[0]
@@ -75,7 +75,7 @@ def check_update(session: Session, body: bytes) -> None:
     try:
         update = UpdateDecoder(session).decode(body)
     except PeerFault as fault:
-        assert fault.code == Code.UPDATE  # noqa: PT017
+        assert fault.code == Code.UPDATE
         return
     for routes in update.withdrawn:
         assert not routes.prefixes or _read(session, encode_withdraw(session, routes.family, routes.prefixes)) == (
