@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from stentor.agent import listing
 from stentor.agent.life import Agent
 from stentor.agent.server import listen
+from stentor.agent.service import service_views
 from stentor.agent.status import status_of
 from stentor.net.address import Addr
 from stentor.state import Table
@@ -116,6 +117,7 @@ class Api:
             "/v1/config": self._config,
             "/v1/endpoints": self._endpoints,
             "/v1/endpoints/{id}": self._endpoint,
+            "/v1/services": self._services,
             "/v1/tables": self._tables,
             "/v1/tables/{name}": self._table,
             "/v1/bpf": self._maps,
@@ -169,6 +171,9 @@ class Api:
         if row is None:
             return _json({"error": f"no endpoint {text}"}, 404)
         return _json(view_of(row, self._agent.values.policy_enforcement_mode))
+
+    async def _services(self, _: web.Request) -> web.Response:
+        return _json(service_views(self._agent.tables.services, self._agent.service_target))
 
     async def _tables(self, _: web.Request) -> web.Response:
         tables = self._agent.tables.database.tables

@@ -27,7 +27,7 @@ from stentor.agent.resolver import Resolver
 from stentor.agent.server import CniServer
 from stentor.agent.state import Tables
 from stentor.agent.store import StateDirectory
-from stentor.datapath import connection
+from stentor.datapath import connection, service_flow
 from stentor.datapath.config import DatapathConfig
 from stentor.datapath.loader import Datapath
 from stentor.datapath.names import Pins
@@ -123,6 +123,7 @@ class Agent:
         node = next((addr for _, addr in facts.addresses if addr.family == self.underlay.families[0]), addresses[0])
         await self._fill_kernel(jobs, node)
         self._serve_pods(jobs)
+        service.serve_health(self.tables.services, self.values, jobs)
         server = await self.cni.serve(self.paths.run / "cni.sock")
         jobs.once("announce", self._announce())
         self.obstacle = ""
@@ -261,8 +262,9 @@ class Agent:
 
     async def _collect(self) -> None:
         assert self.datapath is not None
-        maps = self.datapath.maps
-        self.collected = await asyncio.get_running_loop().run_in_executor(None, connection.collect, maps)
+        maps, loop = self.datapath.maps, asyncio.get_running_loop()
+        self.collected = await loop.run_in_executor(None, connection.collect, maps)
+        await loop.run_in_executor(None, service_flow.collect, maps)
 
     async def _follow_prefixes(self) -> None:
         """A node whose prefixes change uses the new ones for new pods."""

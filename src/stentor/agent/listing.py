@@ -7,12 +7,15 @@ from typing import Final
 
 import msgspec
 
-from stentor.datapath import connection, metric, row
+from stentor.datapath import connection, metric, row, service_flow
+from stentor.datapath.maps import LB_KEY, LB_SERVICE
+from stentor.datapath.service_set import read_sets
 from stentor.datapath.verdict import drop_text
 from stentor.net.address import Addr
 from stentor.sys.bpf import Map
 from stentor.tables.ipcache import IPCacheFlag
 from stentor.tables.policy import Form
+from stentor.tables.service import EntryFlag
 
 _PROTOCOLS: Final = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 Row = tuple[str | int, ...]
@@ -125,6 +128,27 @@ def _exclusions(maps: Mapping[str, Map]) -> Iterator[Row]:
         yield (str(prefix),)
 
 
+def _services(maps: Mapping[str, Map]) -> Iterator[Row]:
+    sets = read_sets(maps["lb_slots"].items())
+    for key, value in maps["lb_services"].items():
+        addr, port, protocol = LB_KEY.unpack(key)
+        number, flags, internal, _, external, _, _ = LB_SERVICE.unpack(value)
+        at = f"{_end(addr, port)}/{_protocol(protocol)}"
+        words = "|".join(flag.name for flag in EntryFlag if flag & flags and flag.name) or "-"
+        yield f"{at} (0)", f"0.0.0.0:0 ({number}) (0) [{words}]"
+        for scope, chosen in (("internal", internal), ("external", external)):
+            if scope == "internal" or chosen != internal:
+                for slot, backend in enumerate(sets.get(chosen, ()), 1):
+                    yield f"{at} ({slot})", f"{backend}/{_protocol(protocol)} ({number}) ({slot}) [{scope}]"
+
+
+def _service_flows(maps: Mapping[str, Map]) -> Iterator[Row]:
+    for each in service_flow.flows(maps):
+        source, destination = _end(each.source, each.source_port), _end(each.destination, each.destination_port)
+        to = _end(each.to, each.to_port)
+        yield _protocol(each.protocol), each.side.name, source, destination, to, f"{each.expires_s:.0f}s"
+
+
 _LISTINGS: Final[dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Map]], Iterator[Row]]]]] = {
     "endpoint": (("IP ADDRESS", "LOCAL ENDPOINT INFO"), _endpoints),
     "ipcache": (("IP PREFIX/ADDRESS", "IDENTITY"), _ipcache),
@@ -135,6 +159,8 @@ _LISTINGS: Final[dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Map]], 
     "nat": (("PROTOCOL", "SIDE", "SOURCE", "DESTINATION", "TRANSLATION", "EXPIRES"), _translations),
     "metrics": (("REASON", "DIRECTION", "PACKETS", "BYTES", "ENDPOINT"), _metrics),
     "uplink": (("IFINDEX", "IPv4", "IPv6"), _uplinks),
+    "lb": (("SERVICE ADDRESS", "BACKEND ADDRESS (REVNAT_ID) (SLOT)"), _services),
+    "lb-flow": (("PROTOCOL", "SIDE", "SOURCE", "DESTINATION", "TRANSLATION", "EXPIRES"), _service_flows),
     "ipmasq": (("IP PREFIX/ADDRESS",), _exclusions),
 }
 

@@ -99,7 +99,13 @@ def _datapath(agent: Agent) -> Iterator[Metric]:
     capacity = {(name,): float(maps[name].spec.max_entries) for name in MAPS if name in maps}
     yield gauge("cilium_bpf_map_capacity", "Maximum rows of maps", capacity, ("map_group",))
     rows = {"endpoints": len(agent.tables.endpoint_entries), "ipcache": len(agent.tables.ipcache)}
+    rows["lb_services"] = len(agent.tables.services.entries)
     pressure = {(name,): count / maps[name].spec.max_entries for name, count in rows.items()}
+    if agent.service_target is not None:
+        maglev = agent.service_target.maglev
+        pressure[("lb_maglev",)] = maglev.pressure
+        refused = {(): float(maglev.refused)}
+        yield gauge("cilium_maglev_tables_refused", "Backend sets without a look-up table for want of room", refused)
     yield gauge("cilium_bpf_map_pressure", "Fill of maps, 1.0 is full", pressure, ("map_name",))
     collected = agent.collected
     if collected is not None:

@@ -8,12 +8,14 @@ backends over what its predecessor left.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from stentor.agent.health import HealthPorts, healthz, serve
 from stentor.api.core import ENDPOINT_SLICES, NODES, SERVICES
 from stentor.api.pod import PODS
 from stentor.datapath.cgroup import CgroupLinks
@@ -24,7 +26,7 @@ from stentor.datapath.service_target import ServiceTarget
 from stentor.kube.client import Client
 from stentor.kube.reflector import Reflector
 from stentor.kube.source import table_source
-from stentor.runtime.config import Values, node_port_range
+from stentor.runtime.config import Values, bind_address, node_port_range
 from stentor.runtime.job import JobGroup
 from stentor.services import maglev
 from stentor.services.claim import ServiceTables
@@ -66,6 +68,47 @@ class ServiceSources(msgspec.Struct, frozen=True):
         for each in self.early:
             await each.synced.wait()
         await source.run()
+
+
+class BackendView(msgspec.Struct, frozen=True):
+    """A backend as the command line shows it."""
+
+    address: str
+    state: str
+
+
+class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
+    """A frontend as the command line shows it; `id` is 0 while another service has its address and port."""
+
+    id: int
+    frontend: str
+    type: str
+    namespace: str
+    name: str
+    port_name: str
+    backends: tuple[BackendView, ...]
+    problems: tuple[str, ...] = ()
+
+
+def service_views(own: ServiceTables, target: ServiceTarget | None) -> list[ServiceView]:
+    """Every frontend, by its id."""
+    views = []
+    for row in own.frontends:
+        service = own.services.get(row.service)
+        protocol = row.entry.key.protocol.name
+        shown = row.entry.external if row.entry.external else row.entry.internal
+        view = ServiceView(
+            id=target.id(row.entry.key) if target and own.entries.get(row.entry.key) == row.entry else 0,
+            frontend=str(row.entry.key),
+            type=row.type.value,
+            namespace=row.service.namespace,
+            name=row.service.name,
+            port_name=row.port_name,
+            backends=tuple(BackendView(f"{each}/{protocol}", each.state.value) for each in shown),
+            problems=service.problems if service else (),
+        )
+        views.append(view)
+    return sorted(views, key=lambda view: (view.id, view.frontend))
 
 
 def sources(database: Database, own: ServiceTables, client: Client, values: Values, node_name: str) -> ServiceSources:
@@ -139,6 +182,23 @@ def target(maps: Mapping[str, Map], values: Values) -> ServiceTarget:
 def reconciler(own: ServiceTables, target: ServiceTarget) -> Reconciler[Any, Any]:
     """Keeps the maps at what `lb-entries` says."""
     return Reconciler("services", own.entries, target)
+
+
+def serve_health(own: ServiceTables, values: Values, jobs: JobGroup) -> None:
+    """Answer load balancers: kube-proxy's health endpoint and services' own ports."""
+    if values.node_port.enable_health_check:
+        jobs.keep("health-check-node-ports", HealthPorts(own).run)
+    bind = values.kube_proxy_replacement_healthz_bind_addr
+    if bind:
+        jobs.keep("healthz", functools.partial(_serve_healthz, own, *bind_address(bind)))
+
+
+async def _serve_healthz(own: ServiceTables, host: str, port: int) -> None:
+    runner = await serve(healthz(own), host, port)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
 
 
 def attach(datapath: Datapath, pins: Pins, values: Values) -> None:

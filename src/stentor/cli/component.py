@@ -1,4 +1,4 @@
-"""``stentor agent|operator|apiserver``: components take their own flags."""
+"""``stentor agent|operator|dns|apiserver``: components take their own flags."""
 
 from __future__ import annotations
 
@@ -24,4 +24,5 @@ def _component(name: str, text: str) -> click.Command:
 
 agent = _component("agent", "Networking of one node.")
 operator = _component("operator", "Cluster-wide control: CRDs, identities, pod CIDRs.")
+dns = _component("dns", "Cluster DNS.")
 apiserver = _component("apiserver", "A small Kubernetes API server for lab and edge.")

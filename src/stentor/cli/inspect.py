@@ -191,6 +191,8 @@ _MAPS = {
     "class": "What a class may do.",
     "ct": "Tracked connections.",
     "nat": "Masqueraded connections.",
+    "lb": "Services and their backends.",
+    "lb-flow": "Flows of packets to services.",
     "metrics": "Forwarded and dropped packets, drops by reason.",
     "uplink": "Devices to the outside, with the addresses that pods get there.",
     "ipmasq": "Destinations that are not masqueraded.",

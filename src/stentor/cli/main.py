@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "endpoint": Entry("inspect", "endpoint", "Pods' endpoints of the nodes"),
         "identity": Entry("inspect", "identity", "Security identities and their labels"),
         "node": Entry("inspect", "node", "Nodes, their addresses and pod CIDRs"),
+        "service": Entry("service", "service", "Services as nodes balance them"),
         "ip": Entry("inspect", "ip", "The ipcache: identity and node of every address"),
         "bpf": Entry("inspect", "bpf", "What is in the kernel's maps"),
         "metrics": Entry("inspect", "metrics", "Metrics of an agent"),
@@ -32,6 +33,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
     "Run components": {
         "agent": Entry("component", "agent", "Networking of one node"),
         "operator": Entry("component", "operator", "Cluster-wide control"),
+        "dns": Entry("component", "dns", "Cluster DNS"),
         "apiserver": Entry("component", "apiserver", "A small Kubernetes API server for lab and edge"),
         "bfd": Entry("bfd", "bfd", "Detect neighbours' failures in milliseconds"),
         "bgp": Entry("bgp", "bgp", "Speak BGP, and look at what a speaker does"),
