@@ -73,7 +73,7 @@ class Memory:
 
     async def update(self, document: Object, sub: str = "", **query: str) -> Object:
         meta = document["metadata"]
-        call = self.call("update", document["kind"], meta["name"], meta.get("namespace", ""), sub, **query)
+        call = self.call("update", document["kind"], meta["name"], meta.get("namespace") or "default", sub, **query)
         return (await self.rest.update(call, copy_json(document))).decode()
 
     async def patch(

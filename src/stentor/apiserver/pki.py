@@ -70,7 +70,8 @@ def load_authority(pair: Pair) -> Authority:
 
 
 def make_client(authority: Authority, user: str, groups: Sequence[str] = ()) -> Pair:
-    """A client certificate: the common name is the user, organisations are the groups."""
+    """A client certificate: the common name is the user (at most 64 characters, else ValueError), organisations are
+    the groups."""
     return _issue(authority, user, groups, (), ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
@@ -162,8 +163,7 @@ def _issue(
 ) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, g) for g in groups]
-    # X.509 limits a common name to 64 characters; Kubernetes' user names may be longer, and Go accepts them.
-    common = x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=False)
+    common = x509.NameAttribute(NameOID.COMMON_NAME, name)
     builder = (
         _builder(x509.Name([*attributes, common]), authority.certificate.subject, key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -32,8 +32,9 @@ class Schema:
     """One node. `raw` holds the keywords as published; the attributes are those that hot paths read."""
 
     __slots__ = (
-        "_children", "_definitions", "_items", "additional", "atomic", "combined", "constrained", "default", "defaults", "embedded", "int_or_string",
-        "keys", "list_type", "merge_key", "nullable", "preserve", "properties", "raw", "required", "strategies", "type",
+        "_children", "_definitions", "_items", "additional", "atomic", "combined", "constrained", "default", "defaults",
+        "embedded", "int_or_string", "keys", "list_type", "merge_key", "nullable", "preserve", "properties", "raw",
+        "required", "strategies", "type",
     )  # fmt: skip
 
     def __init__(self, raw: Raw, definitions: Definitions | None) -> None:

@@ -45,7 +45,8 @@ def _merge_map(original: Object, patch: Object, schema: Schema | None) -> Object
         elif value is None:
             original.pop(key, None)
         elif key not in original:
-            original[key] = _without_directives(value)
+            if not _is_directive(value):
+                original[key] = _without_directives(value)
         else:
             original[key] = _merge_value(original[key], value, child)
     return original
@@ -175,11 +176,15 @@ def _merge_ordered(original: Object, patch: Object, schema: Schema | None) -> No
 
 
 def _check_order(items: list[Any], order: list[Any], key: str, field: str) -> None:
+    """What the patch holds has to come in the order that it sets."""
+    at = -1
     for item in items:
         if isinstance(item, dict) and item.get(_PATCH) is not None:
             continue
-        if _find(order, item, key) is None:
+        found = _find(order, item, key)
+        if found is None or found <= at:
             raise BadRequest(f"The order in patch list:\n{items}\n doesn't match {_ORDER}{field} list:\n{order}\n")
+        at = found
 
 
 def _listed(directive: str, value: Any) -> list[Any]:
@@ -189,13 +194,17 @@ def _listed(directive: str, value: Any) -> list[Any]:
 
 
 def _without_directives(value: Any) -> Any:
-    """A value that the server did not have, without directives and nulls."""
+    """A value that the server did not have, without nulls, directives, and objects that are a directive."""
     if isinstance(value, dict):
         return {
             k: _without_directives(v)
             for k, v in value.items()
-            if v is not None and k not in (_PATCH, _RETAIN) and not k.startswith((_ORDER, _DELETE))
+            if v is not None and k != _RETAIN and not k.startswith((_ORDER, _DELETE)) and not _is_directive(v)
         }
     if isinstance(value, list):
-        return [_without_directives(v) for v in value if not (isinstance(v, dict) and v.get(_PATCH) == "delete")]
+        return [_without_directives(v) for v in value if not _is_directive(v)]
     return value
+
+
+def _is_directive(value: Any) -> bool:
+    return isinstance(value, dict) and _PATCH in value

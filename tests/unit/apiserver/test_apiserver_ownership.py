@@ -59,7 +59,7 @@ async def test_an_update_takes_what_it_changes(memory: Memory) -> None:
     await memory.apply(wish("a", x="1", y="2"), "one")
     changed = await memory.patch("ConfigMap", "a", {"data": {"x": "3"}}, agent="two")
     assert owners(changed) == {("one", "Apply"): {".data.y"}, ("two", "Update"): {".data.x"}}
-    with pytest.raises(Conflict, match='conflict with "two" using v1: .data.x'):
+    with pytest.raises(Conflict, match=r'conflict with "two" using v1: .data.x'):
         await memory.apply(wish("a", x="1", y="2"), "one")
 
 

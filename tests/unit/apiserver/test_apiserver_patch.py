@@ -88,16 +88,36 @@ def ports(*numbers: int) -> dict[str, Any]:
     return {"spec": {"ports": [{"port": n} for n in numbers]}}
 
 
+def labels(**pairs: str | None) -> dict[str, Any]:
+    return {"metadata": {"labels": pairs}}
+
+
+def finalizers(*names: str) -> dict[str, Any]:
+    return {"metadata": {"finalizers": list(names)}}
+
+
 STRATEGIC: list[tuple[str, Any, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
-    ("list items merge by key", SERVICE, ports(1, 2), {"spec": {"ports": [{"port": 2, "name": "b"}]}}, {"spec": {"ports": [{"port": 1}, {"port": 2, "name": "b"}]}}),
+    (
+        "list items merge by key", SERVICE, ports(1, 2),
+        {"spec": {"ports": [{"port": 2, "name": "b"}]}},
+        {"spec": {"ports": [{"port": 1}, {"port": 2, "name": "b"}]}},
+    ),
     ("new items come first", SERVICE, ports(1), ports(2), ports(2, 1)),
     ("an item is deleted", SERVICE, ports(1, 2), {"spec": {"ports": [{"port": 1, "$patch": "delete"}]}}, ports(2)),
     ("a list is replaced", SERVICE, ports(1, 2), {"spec": {"ports": [{"port": 3}, {"$patch": "replace"}]}}, ports(3)),
-    ("null removes", SERVICE, {"metadata": {"labels": {"a": "1", "b": "2"}}}, {"metadata": {"labels": {"a": None}}}, {"metadata": {"labels": {"b": "2"}}}),
-    ("a map is replaced", SERVICE, {"metadata": {"labels": {"a": "1"}}}, {"metadata": {"labels": {"$patch": "replace", "b": "2"}}}, {"metadata": {"labels": {"b": "2"}}}),
-    ("scalars merge as a set", SERVICE, {"metadata": {"finalizers": ["a"]}}, {"metadata": {"finalizers": ["a", "b"]}}, {"metadata": {"finalizers": ["a", "b"]}}),
-    ("scalars are deleted", SERVICE, {"metadata": {"finalizers": ["a", "b"]}}, {"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}}, {"metadata": {"finalizers": ["b"]}}),
-    ("an order is set", SERVICE, ports(1, 2, 3), {"spec": {"$setElementOrder/ports": [{"port": 3}, {"port": 1}]}}, ports(2, 3, 1)),
+    ("null removes", SERVICE, labels(a="1", b="2"), labels(a=None), labels(b="2")),
+    ("a map is replaced", SERVICE, labels(a="1"), {"metadata": {"labels": {"$patch": "replace", "b": "2"}}}, labels(b="2")),
+    ("scalars merge as a set", SERVICE, finalizers("a"), finalizers("a", "b"), finalizers("a", "b")),
+    (
+        "scalars are deleted", SERVICE, finalizers("a", "b"),
+        {"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}},
+        finalizers("b"),
+    ),
+    (
+        "an order is set", SERVICE, ports(1, 2, 3),
+        {"spec": {"$setElementOrder/ports": [{"port": 3}, {"port": 1}]}},
+        ports(2, 3, 1),
+    ),
     (
         "keys are retained", DEPLOYMENT,
         {"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}},
@@ -110,7 +130,12 @@ STRATEGIC: list[tuple[str, Any, dict[str, Any], dict[str, Any], dict[str, Any]]]
         {"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 2}]}]}},
         {"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 2}, {"containerPort": 1}]}]}},
     ),
-    ("atomic lists are replaced", POD, {"spec": {"containers": [{"name": "a", "args": ["x", "y"]}]}}, {"spec": {"containers": [{"name": "a", "args": ["z"]}]}}, {"spec": {"containers": [{"name": "a", "args": ["z"]}]}}),
+    (
+        "atomic lists are replaced", POD,
+        {"spec": {"containers": [{"name": "a", "args": ["x", "y"]}]}},
+        {"spec": {"containers": [{"name": "a", "args": ["z"]}]}},
+        {"spec": {"containers": [{"name": "a", "args": ["z"]}]}},
+    ),
 ]  # fmt: skip
 
 

@@ -37,7 +37,7 @@ async def test_create_completes_an_object(memory: Memory) -> None:
 
 async def test_create_twice_is_refused(memory: Memory) -> None:
     await memory.create(config_map("a"))
-    with pytest.raises(AlreadyExists, match='^configmaps "a" already exists$'):
+    with pytest.raises(AlreadyExists, match=r'^configmaps "a" already exists$'):
         await memory.create(config_map("a"))
 
 
@@ -153,7 +153,7 @@ async def test_an_unscheduled_pod_goes_at_once(memory: Memory) -> None:
 
 async def test_a_pod_is_bound_to_no_other_account(memory: Memory) -> None:
     with pytest.raises(
-        Forbidden, match='error looking up service account default/robot: serviceaccount "robot" not found'
+        Forbidden, match=r'error looking up service account default/robot: serviceaccount "robot" not found'
     ):
         await memory.create(pod("a", serviceAccountName="robot"))
 
@@ -250,7 +250,7 @@ async def test_a_wrong_type_is_a_bad_request(memory: Memory) -> None:
 
 async def test_unknown_fields(memory: Memory) -> None:
     document = {**deployment("d"), "spec": {**deployment("d")["spec"], "replicaz": 3}}
-    with pytest.raises(BadRequest, match='strict decoding error: unknown field "spec.replicaz"'):
+    with pytest.raises(BadRequest, match=r'strict decoding error: unknown field "spec.replicaz"'):
         await memory.create(document, fieldValidation="Strict")
     assert "replicaz" not in (await memory.create(document))["spec"]
 
@@ -315,7 +315,7 @@ async def test_custom_resources_need_a_revision_for_updates(memory: Memory) -> N
     await memory.create(CRON_TABS)
     made = await memory.create(cron_tab("a"))
     del made["metadata"]["resourceVersion"]
-    with pytest.raises(Invalid, match="metadata.resourceVersion: Invalid value: 0: must be specified for an update"):
+    with pytest.raises(Invalid, match=r"metadata\.resourceVersion: Invalid value: 0: must be specified for an update"):
         await memory.update(made)
 
 
