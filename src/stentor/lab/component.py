@@ -129,7 +129,8 @@ COMPONENTS = (
         ),
     ),
 )
-MODULES = tuple(component.main.partition(":")[0] for component in COMPONENTS)
+# What the zygote imports: the components, and what the node runner forks in its turn.
+MODULES = (*(component.main.partition(":")[0] for component in COMPONENTS), "stentor.lab.images.dns")
 
 
 def of_machine(plan: Plan, machine: Machine) -> Iterator[Component]:

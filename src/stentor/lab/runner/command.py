@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
     machine.run_dir.mkdir(parents=True, exist_ok=True)
     machine.cgroup.mkdir(parents=True, exist_ok=True)
     warm = WarmParent(machine.podrun_library)
+    warm.fork("dns")
     settings = Settings(
         machine=machine,
         catalogue=catalogue,
