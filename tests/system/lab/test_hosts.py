@@ -184,6 +184,14 @@ def test_stop_holds_until_start(hosts: Lab) -> None:
     assert process_of(hosts, "tor", "sh")["state"] == "Running"
 
 
+def test_a_dead_zygote_is_replaced(hosts: Lab) -> None:
+    processes = (hosts.place.cgroup / "daemon" / "cgroup.procs").read_text().split()
+    [zygote] = [pid for pid in processes if Path(f"/proc/{pid}/comm").read_text() == "lab-zygote\n"]
+    os.kill(int(zygote), signal.SIGKILL)
+    eventually(lambda: hosts.run("restart", "tor/sh", check=False).returncode == 0)
+    assert process_of(hosts, "tor", "sh")["state"] == "Running"
+
+
 def test_reboot_keeps_the_disk_and_nothing_else(hosts: Lab) -> None:
     hosts.exec("b", "sh", "-c", "echo kept > /var/lib/stentor/x; echo lost > /run/x; ip link add gone type bridge")
     address = hosts.exec("b", "cat", "/sys/class/net/eth0/address").stdout
