@@ -5,10 +5,13 @@
  *   podrun sandbox [-H HOSTNAME] [-N NET] [-I IPC] [-U UTS] [-S KEY=VALUE]
  *     makes a pod's namespaces and pins each at the given path; loopback is up.
  *   podrun run -d SCRATCH -s STATUS -l LOG -C PODCGROUP -c CGROUP [-N NET] [-I IPC] [-U UTS] [-r LOWER] [-R]
- *              [-b ro|rw:TARGET:SOURCE] [-m MASKED] [-k CAPABILITIES] [-u UID:GID] [-n] [-w DIR] [-i] -- COMMAND…
+ *              [-b ro|rw:TARGET:SOURCE] [-m MASKED] [-k CAPABILITIES] [-u UID:GID] [-n] [-w DIR] [-i]
+ *              [-y FIFO [-z]] [-x] -- COMMAND…
  *     starts a container and returns; a monitor stays behind, outside the container's PID namespace: it writes the log
  *     and, to STATUS, one line an event:
  *       monitor PID · started PID TIME · failed TEXT · exited CODE SIGNAL TIME          (TIME in ns since 1970)
+ *     Standard input comes from FIFO, whoever writes to it (-z: and ends with the first writer); -x gives a terminal,
+ *     whose master is the monitor's descriptor 9.
  *     The monitor closes descriptor 3 once the command runs or has failed. Nothing but the monitor's own death ends it
  *     before the container, and that ends the container: whoever started it may go away and come back.
  *   podrun exec [-p PIDFD] [-c CGROUP] [-t SOCKET] [-k …] [-u …] [-n] [-w DIR] -- COMMAND…
@@ -43,6 +46,7 @@ struct options {
 	size_t n_sysctls;
 	struct root root;
 	struct credential credential;
+	struct input input;
 	bool use_init;
 	int pidfd, terminal;
 	char **command;
@@ -204,8 +208,11 @@ static int make_sandbox(const struct options *options)
 /* --- run -------------------------------------------------------------------------------------------------------- */
 
 struct pipes {
-	int out[2], err[2], go[2];
+	int in[2], out[2], err[2], go[2];
+	int terminal[2]; /* a socket pair over which the container sends its terminal's master */
 };
+
+enum { TERMINAL_FD = 9 };
 
 static void join(int fd, int kind)
 {
@@ -240,6 +247,23 @@ static _Noreturn void run_as_init(char **command)
 	}
 }
 
+static int open_terminal(int sock);
+
+static void take_streams(const struct options *options, const struct pipes *pipes)
+{
+	if (options->input.is_terminal) {
+		int slave = open_terminal(pipes->terminal[1]);
+		if (ioctl(slave, TIOCSCTTY, 0))
+			fail("controlling terminal");
+		for (int fd = 0; fd < 3; fd++)
+			dup2(slave, fd);
+		return;
+	}
+	dup2(options->input.path ? pipes->in[0] : must_open("/dev/null", O_RDONLY), 0);
+	dup2(pipes->out[1], 1);
+	dup2(pipes->err[1], 2);
+}
+
 /* Returns only with an entry: then the caller's own code is the container's command. */
 static void become_container(struct options *options, struct pipes *pipes, const int namespaces[3])
 {
@@ -255,24 +279,65 @@ static void become_container(struct options *options, struct pipes *pipes, const
 	enter_directory(options->directory);
 	setsid();
 	reset_signals();
-	dup2(must_open("/dev/null", O_RDONLY), 0);
-	dup2(pipes->out[1], 1);
-	dup2(pipes->err[1], 2);
+	take_streams(options, pipes);
 	close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
 	apply_credential(&options->credential);
 	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of user clears it */
 }
 
-static void watch_container(const struct options *options, struct pipes *pipes, pid_t child)
+static int receive_descriptor(int sock)
 {
 	char byte;
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr header;
+	} control = {0};
+	struct iovec data = {&byte, 1};
+	struct msghdr message = {.msg_iov = &data,
+				 .msg_iovlen = 1,
+				 .msg_control = control.bytes,
+				 .msg_controllen = sizeof control.bytes};
+	int fd = -1;
+	if (recvmsg(sock, &message, MSG_CMSG_CLOEXEC) > 0 && message.msg_controllen)
+		memcpy(&fd, CMSG_DATA(&control.header), sizeof fd);
+	return fd;
+}
+
+/* The container's terminal moves to its well-known number; without one the container has failed and said so. */
+static void adopt_terminal(struct input *input, struct pipes *pipes)
+{
+	close(pipes->terminal[1]);
+	int master = receive_descriptor(pipes->terminal[0]);
+	close(pipes->terminal[0]);
+	if (master < 0)
+		return;
+	dup3(master, TERMINAL_FD, O_CLOEXEC);
+	if (master != TERMINAL_FD)
+		close(master);
+	input->sink = TERMINAL_FD;
+}
+
+static void watch_container(struct options *options, struct pipes *pipes, pid_t child)
+{
+	char byte;
+	struct input *input = &options->input;
 	close(pipes->go[1]);
 	close(pipes->out[1]);
 	close(pipes->err[1]);
+	close(pipes->in[0]);
+	if (input->is_terminal)
+		adopt_terminal(input, pipes);
+	else
+		input->sink = pipes->in[1];
+	if (input->sink >= 0)
+		fcntl(input->sink, F_SETFL, O_NONBLOCK);
 	if (read(pipes->go[0], &byte, 1) == 0) /* closed by exec; a byte means that there was none */
 		dprintf(fail_fd, "started %d %lld\n", child, now_ns());
 	close(3);
-	relay_output(options->log, pipes->out[0], pipes->err[0]);
+	if (input->is_terminal)
+		relay_streams(options->log, input->sink, -1, input);
+	else
+		relay_streams(options->log, pipes->out[0], pipes->err[0], input);
 	int status = wait_for(child);
 	dprintf(fail_fd, "exited %d %d %lld\n", exit_code(status), WIFSIGNALED(status) ? WTERMSIG(status) : 0, now_ns());
 }
@@ -297,7 +362,9 @@ static int run(struct options *options, void (*entry)(void))
 		if (signal_number != SIGKILL && signal_number != SIGSEGV && signal_number != SIGBUS)
 			signal(signal_number, SIG_IGN);
 	dprintf(fail_fd, "monitor %d\n", getpid());
-	if (pipe2(pipes.out, O_CLOEXEC) || pipe2(pipes.err, O_CLOEXEC) || pipe2(pipes.go, O_CLOEXEC))
+	fcntl(open("/dev/null", O_RDONLY | O_CLOEXEC), F_DUPFD_CLOEXEC, TERMINAL_FD); /* keeps the number free of pipes */
+	if (pipe2(pipes.in, O_CLOEXEC) || pipe2(pipes.out, O_CLOEXEC) || pipe2(pipes.err, O_CLOEXEC) ||
+	    pipe2(pipes.go, O_CLOEXEC) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pipes.terminal))
 		fail("pipe");
 	pid_t child = clone_into(cgroup, CLONE_NEWPID | CLONE_NEWNS);
 	if (child > 0) {
@@ -432,7 +499,7 @@ static void append(const char **list, size_t *n, size_t limit, const char *value
 
 static void parse(struct options *options, int argc, char **argv)
 {
-	for (int c; (c = getopt(argc, argv, "+H:N:I:U:S:d:s:l:C:c:r:Rb:m:k:u:nw:ip:t:")) >= 0;) {
+	for (int c; (c = getopt(argc, argv, "+H:N:I:U:S:d:s:l:C:c:r:Rb:m:k:u:nw:ip:t:xy:z")) >= 0;) {
 		switch (c) {
 		case 'H': options->hostname = optarg; break;
 		case 'N': options->net = optarg; break;
@@ -453,6 +520,9 @@ static void parse(struct options *options, int argc, char **argv)
 		case 'n': options->credential.no_new_privileges = true; break;
 		case 'w': options->directory = optarg; break;
 		case 'i': options->use_init = true; break;
+		case 'x': options->input.is_terminal = true; break;
+		case 'y': options->input.path = optarg; break;
+		case 'z': options->input.once = true; break;
 		case 'p': options->pidfd = atoi(optarg); break;
 		case 't': options->terminal = atoi(optarg); break;
 		default: fail_text("unknown option");
@@ -465,7 +535,8 @@ static void parse(struct options *options, int argc, char **argv)
 /* `entry` replaces the command of `run`: a process that has what it needs in memory becomes the container by itself. */
 int podrun(int argc, char **argv, void (*entry)(void))
 {
-	static struct options options = {.root = {.lower = "/"}, .pidfd = -1, .terminal = -1};
+	static struct options options = {
+		.root = {.lower = "/"}, .input = {.fifo = -1, .sink = -1}, .pidfd = -1, .terminal = -1};
 	if (argc < 2)
 		fail_text("sandbox, run or exec?");
 	parse(&options, argc - 1, argv + 1);

@@ -58,6 +58,14 @@ void parse_user(struct credential *credential, const char *text);
 void apply_credential(const struct credential *credential);
 
 /* podrun_log.c */
-void relay_output(const char *path, int out, int err);
+struct input {
+	const char *path; /* of a FIFO; NULL: no input */
+	int fifo, sink;   /* from there, to the container; -1: closed */
+	bool once, is_terminal;
+	size_t held;
+	char buffer[4096];
+};
+
+void relay_streams(const char *path, int out, int err, struct input *input);
 
 #endif

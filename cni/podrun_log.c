@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Both output streams of a container into one file in the CRI log format: "TIME STREAM F|P text".
+ * The streams of a container: output into one file in the CRI log format ("TIME STREAM F|P text"), input from a FIFO.
  *
- * P marks a part of a line longer than LOG_CHUNK. A full disk loses lines, never blocks the container.
+ * P marks a part of a line: longer than LOG_CHUNK, or of a terminal, whose prompts must not wait for a newline. A full
+ * disk loses lines, never blocks the container; a container that does not read its input delays no output.
  */
 #define _GNU_SOURCE
 #include "podrun.h"
@@ -90,31 +91,77 @@ static void write_lines(struct log *log, struct stream *stream, bool ended)
 	memmove(stream->buffer, at, stream->held);
 }
 
-/* Returns when both streams have ended. */
-void relay_output(const char *path, int out, int err)
+static void open_fifo(struct input *input)
+{
+	if (input->fifo >= 0)
+		close(input->fifo);
+	input->fifo = input->path ? open(input->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
+}
+
+static void close_input(struct input *input)
+{
+	close(input->fifo);
+	input->fifo = -1;
+	if (!input->is_terminal)
+		close(input->sink);
+	input->sink = -1;
+}
+
+/* Moves what is there: from the FIFO when nothing is held, else to the container. */
+static void move_input(struct input *input)
+{
+	ssize_t n;
+	if (input->held) {
+		n = write(input->sink, input->buffer, input->held);
+		if (n < 0 && errno != EAGAIN && errno != EINTR) {
+			close_input(input); /* the container reads no more */
+			return;
+		}
+		input->held -= n > 0 ? (size_t)n : 0;
+		memmove(input->buffer, input->buffer + (n > 0 ? n : 0), input->held);
+		return;
+	}
+	n = read(input->fifo, input->buffer, sizeof input->buffer);
+	if (n > 0)
+		input->held = (size_t)n;
+	else if (n == 0 && input->once)
+		close_input(input); /* the first writer has gone, and with it the input */
+	else if (n == 0)
+		open_fifo(input);
+}
+
+static void take_output(struct log *log, struct stream *stream, struct pollfd *polled, bool is_terminal)
+{
+	ssize_t n = read(polled->fd, stream->buffer + stream->held, LOG_CHUNK - stream->held);
+	if (n < 0 && errno == EINTR)
+		return;
+	if (n > 0)
+		stream->held += (size_t)n;
+	write_lines(log, stream, n <= 0 || is_terminal);
+	if (n <= 0) { /* of a terminal: EIO, its last user has gone */
+		if (!is_terminal)
+			close(polled->fd);
+		polled->fd = -1;
+	}
+}
+
+/* Returns when all output has ended; `err` is -1 for a terminal. */
+void relay_streams(const char *path, int out, int err, struct input *input)
 {
 	static struct stream streams[2] = {{.name = "stdout"}, {.name = "stderr"}};
 	struct log log = {.path = path};
-	struct pollfd polled[2] = {{.fd = out, .events = POLLIN}, {.fd = err, .events = POLLIN}};
+	struct pollfd polled[3] = {{.fd = out, .events = POLLIN}, {.fd = err, .events = POLLIN}};
 	open_log(&log);
-	for (int open_streams = 2; open_streams;) {
-		if (poll(polled, 2, -1) < 0 && errno != EINTR)
+	open_fifo(input);
+	while (polled[0].fd >= 0 || polled[1].fd >= 0) {
+		polled[2].fd = input->held ? input->sink : input->fifo;
+		polled[2].events = input->held ? POLLOUT : POLLIN;
+		if (poll(polled, 3, -1) < 0 && errno != EINTR)
 			return;
-		for (int i = 0; i < 2; i++) {
-			struct stream *stream = &streams[i];
-			if (polled[i].fd < 0 || !polled[i].revents)
-				continue;
-			ssize_t n = read(polled[i].fd, stream->buffer + stream->held, LOG_CHUNK - stream->held);
-			if (n < 0 && errno == EINTR)
-				continue;
-			if (n > 0)
-				stream->held += (size_t)n;
-			write_lines(&log, stream, n <= 0);
-			if (n <= 0) {
-				close(polled[i].fd);
-				polled[i].fd = -1;
-				open_streams--;
-			}
-		}
+		for (int i = 0; i < 2; i++)
+			if (polled[i].fd >= 0 && polled[i].revents)
+				take_output(&log, &streams[i], &polled[i], input->is_terminal);
+		if (polled[2].fd >= 0 && polled[2].revents)
+			move_input(input);
 	}
 }

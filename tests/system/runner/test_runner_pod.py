@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import struct
 import subprocess
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -376,3 +379,58 @@ def test_port_forward(machine: Machine) -> None:
         assert json.loads(answer)["pod"] == "forward"
     process.terminate()
     process.wait(timeout=10)
+
+
+def test_run_with_standard_input(machine: Machine) -> None:
+    words = (
+        "run",
+        "once",
+        "--image=busybox",
+        "--restart=Never",
+        "-i",
+        "--rm",
+        "--quiet",
+        "--",
+        "sh",
+        "-c",
+        "cat; echo end",
+    )
+    done = subprocess.run(
+        machine.kubectl_command(*words), input="one\ntwo\n", capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "one\ntwo\nend\n"
+    wait_for("removal", lambda: machine.get("pod", "once") is None)
+
+
+def test_run_on_a_terminal(machine: Machine) -> None:
+    leader, follower = pty.openpty()
+    fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 111, 0, 0))
+    words = ("run", "shell", "--image=busybox", "--restart=Never", "-it", "--rm", "--quiet", "--", "sh", "-c")
+    script = "while [ $(stty size | cut -d' ' -f1) != 33 ]; do sleep 0.05; done; tty; read x; echo got=$x; exit 6"
+    command = machine.kubectl_command(*words, script)
+    process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, start_new_session=True)
+    os.close(follower)
+    seen = b""
+    while b"/dev/pts/" not in seen:
+        seen += os.read(leader, 1000)
+    os.write(leader, b"hello\n")
+    while b"got=hello" not in seen:
+        seen += os.read(leader, 1000)
+    assert process.wait(timeout=30) == 6
+    os.close(leader)
+
+
+def test_lifecycle_hooks(machine: Machine) -> None:
+    hooks = {
+        "postStart": {"exec": {"command": ["sh", "-c", "echo begun > /tmp/begun"]}},
+        "preStop": {"exec": {"command": ["sh", "-c", "echo stopping > /proc/1/fd/1"]}},
+    }
+    begun = "while [ ! -e /tmp/begun ]; do sleep 0.02; done; cat /tmp/begun"
+    script = f"trap 'echo bye; exit 0' TERM; {begun}; while :; do sleep 0.05; done"
+    main = {"name": "main", "image": "debian", "command": ["sh", "-c", script], "lifecycle": hooks}
+    run_pod(machine, pod("hooks", main, terminationGracePeriodSeconds=20))
+    follow = subprocess.Popen(machine.kubectl_command("logs", "-f", "hooks"), stdout=subprocess.PIPE, text=True)
+    assert follow.stdout is not None
+    assert follow.stdout.readline() == "begun\n"
+    machine.kubectl("delete", "pod", "hooks")
+    assert follow.communicate(timeout=20)[0] == "stopping\nbye\n"

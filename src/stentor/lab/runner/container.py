@@ -100,6 +100,7 @@ class Container:
         self.ready = False  # by its readiness probe
         self.started = False  # by its startup probe
         self.unhealthy = ""  # why the liveness probe wants it killed
+        self.was_attached = False
         self.ended = asyncio.Event()
         self._monitor_fd = -1
         self._process_fd = -1
@@ -132,6 +133,16 @@ class Container:
         except (OSError, msgspec.MsgspecError):
             return None
         return cls(directory, record)
+
+    @property
+    def input_path(self) -> Path:
+        """The FIFO of its standard input, if it has one."""
+        return self.directory / "stdin"
+
+    @property
+    def monitor_fd(self) -> int:
+        """pidfd of the monitor, -1 when it has ended."""
+        return self._monitor_fd
 
     @property
     def is_running(self) -> bool:

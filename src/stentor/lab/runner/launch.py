@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -49,6 +50,7 @@ def build(
             *("-C", str(cgroup.parent), "-c", str(cgroup), "-r", image.rootfs, "-w", working_dir),
             *_flag("-R", read_only_root(container)),
             *_flag("-i", image.init and not container.tty),
+            *_input(container, directory, attempt),
             *_pins(sandbox),
             *_masks(machine, image),
             *_binds(pod, container, directory, attempt, volumes),
@@ -161,13 +163,27 @@ def _masks(machine: Machine, image: Image) -> tuple[str, ...]:
     return tuple(word for path in machine.masked for word in ("-m", path))
 
 
+def _input(container: Container, directory: Path, attempt: int) -> tuple[str, ...]:
+    """A FIFO for standard input, and a terminal, where the manifest wants them."""
+    fifo = _run_directory(directory, container, attempt) / "stdin"
+    if container.stdin and not fifo.exists():
+        os.mkfifo(fifo, 0o600)
+    source = ("-y", str(fifo)) if container.stdin else ()
+    return (*source, *_flag("-z", container.stdin and container.stdin_once), *_flag("-x", container.tty))
+
+
+def _run_directory(directory: Path, container: Container, attempt: int) -> Path:
+    place = directory / "containers" / container.name / str(attempt)
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
 def _binds(
     pod: Pod, container: Container, directory: Path, attempt: int, volumes: Mapping[str, str]
 ) -> tuple[str, ...]:
     mounted = {mount.mount_path.rstrip("/") for mount in container.volume_mounts}
     binds = [f"rw:/etc/{name}:{directory}/etc/{name}" for name in _ETC if f"/etc/{name}" not in mounted]
-    message = directory / "containers" / container.name / str(attempt) / "termination-log"
-    message.parent.mkdir(parents=True, exist_ok=True)
+    message = _run_directory(directory, container, attempt) / "termination-log"
     message.touch()
     message.chmod(0o666)
     binds.append(f"rw:{container.termination_message_path or TERMINATION_LOG}:{message}")

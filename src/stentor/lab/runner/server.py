@@ -17,10 +17,11 @@ from typing import Final
 from aiohttp import web
 
 from stentor.lab.runner import channel, clock, forward, logfile
+from stentor.lab.runner.attach import Attachment
 from stentor.lab.runner.context import Context
 from stentor.lab.runner.environment import DEFAULT_PATH
 from stentor.lab.runner.errors import StartFailure
-from stentor.lab.runner.mirror import Component, MirrorSet
+from stentor.lab.runner.mirror import MirrorSet
 from stentor.lab.runner.node import PORT
 from stentor.lab.runner.roster import Roster
 from stentor.lab.runner.session import Command, Session, Streams
@@ -145,30 +146,19 @@ class KubeletServer:
         return Command(str(self._context.machine.podrun), (), words, env, {})
 
     async def _attach(self, request: web.BaseRequest, path: Sequence[str]) -> web.StreamResponse:
-        """Output from now on; standard input of running containers is /dev/null in the lab."""
         namespace, pod, name = path
-        component = self._mirrors.find(namespace, pod)
-        file, is_running = self._output(component, namespace, pod, name)
+        if self._mirrors.find(namespace, pod) is not None:
+            raise Refused(400, "attach: a component of the node has no streams; ask for its logs")
+        worker = self._worker(namespace, pod)
+        run = worker.runs.get(name)
+        spec = worker.pod.spec
+        found = next((entry for entry in (*spec.containers, *spec.init_containers) if entry.name == name), None)
+        if run is None or found is None or not run.is_running:
+            raise Refused(400, f"container {name} is not running")
         socket = await _upgrade(request)
-        options = logfile.Options(follow=True, tail_lines=0)
-        async for chunk in logfile.read(file, options, is_running):
-            if socket.closed:
-                break
-            await socket.send_bytes(channel.encode(channel.Number.STDOUT, chunk))
-        if not socket.closed:
-            await socket.send_bytes(channel.final_status(0))
+        await Attachment(self._context.jobs, socket, streams_of(request.query), run, found).serve()
         await socket.close()
         return socket
-
-    def _output(
-        self, component: Component | None, namespace: str, pod: str, name: str
-    ) -> tuple[Path, Callable[[], bool]]:
-        if component is not None:
-            return Path(component.log_path), lambda: component.pid > 0
-        run = self._worker(namespace, pod).runs.get(name)
-        if run is None or not run.is_running:
-            raise Refused(400, f"container {name} is not running")
-        return Path(run.record.log), lambda: run.is_running
 
     # ---- port-forward
 

@@ -178,21 +178,5 @@ class Session:
                 os.close(self._stdin)
                 self._stdin = -1
             return
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(self._stdin, view) :]
-            except BlockingIOError:
-                await _wait_writable(self._stdin)
-            except OSError:
-                return  # the command reads no more
-
-
-async def _wait_writable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    writable = asyncio.Event()
-    loop.add_writer(fd, writable.set)
-    try:
-        await writable.wait()
-    finally:
-        loop.remove_writer(fd)
+        with contextlib.suppress(OSError):  # the command reads no more
+            await spawn.write_all(self._stdin, data)

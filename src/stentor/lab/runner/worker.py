@@ -40,6 +40,7 @@ _FORGOTTEN_GRACE_S: Final = 2.0
 _REFRESH_S: Final = 30.0
 _GRACE_CHECK_S: Final = 0.5
 _MESSAGE_BYTES: Final = 4096
+_HOOK_S: Final = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -223,6 +224,7 @@ class Worker:
             self._tell("Failed", f"Error: {e.message}", warning=True)
             return
         self._tell("Started", f"Started container {name}")
+        await self._post_start(container, run)
         self._watch_health(container, run)
         self._drop_old_runs(name, attempt)
 
@@ -331,6 +333,16 @@ class Worker:
         for run in runs:
             run.kill()
         await _wait_ended(runs, None)
+
+    async def _post_start(self, container: Container, run: Run) -> None:
+        """A hook that fails ends the container; its restart policy decides what comes then."""
+        hook = container.lifecycle.post_start if container.lifecycle is not None else None
+        if hook is None:
+            return
+        outcome = await run_hook(self._context, container, run, hook, self._host, _HOOK_S)
+        if not outcome.good:
+            self._tell("FailedPostStartHook", f"PostStartHook failed: {outcome.message}", warning=True)
+            run.kill()
 
     async def _pre_stop(self, container: Container, run: Run, grace_s: float) -> None:
         hook = container.lifecycle.pre_stop if container.lifecycle is not None else None
