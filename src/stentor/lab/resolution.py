@@ -23,7 +23,7 @@ _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _CLUSTER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
 _LABEL_RULE = "lower case letters, digits and '-', at most 63 characters"
 _POD_CIDR_KEYS = ("clusterPoolIPv4PodCIDRList", "clusterPoolIPv6PodCIDRList")
-_SERVICE_CIDRS = ("10.96.0.0/16", "fd00:96::/112")
+_SERVICE_CIDRS = {"ipv4": "10.96.0.0/16", "ipv6": "fd00:96::/112"}
 # Values that a lab sets below the topology's: a laptop's maps, not a data centre's.
 _LAB_VALUES: dict[str, Any] = {
     "bpf": dict.fromkeys(
@@ -163,14 +163,12 @@ class _Resolver:
     # Machines
 
     def _nodes(self, claims: dict[str, tuple[Port, ...]]) -> Iterable[Machine]:
-        families = {cidr.version for network in self.networks.values() for cidr in network.cidrs}
         for c, cluster in enumerate(self.spec.clusters):
             identity = {"cluster": {"name": cluster.name, "id": self._cluster_id(c, cluster)}}
-            lab = config.merge(_LAB_VALUES, {**identity, "ipv6": {"enabled": 6 in families}})
             for n, node in enumerate(cluster.nodes):
                 path = f"spec.clusters[{c}].nodes[{n}]"
-                own = config.merge(config.merge(cluster.values, node.values), self.settings)
-                values = config.merge(config.merge(lab, own), identity)
+                own = config.merge(config.merge(self._cluster_values(cluster), node.values), self.settings)
+                values = config.merge(own, identity)
                 self._check_values(f"spec.clusters[{c}]", f"nodes[{n}].", cluster, node, values)
                 ports = claims.get(path, ())
                 if ports and not any(port.addresses for port in ports):
@@ -237,6 +235,12 @@ class _Resolver:
                 self._problem("--set", str(e))
         return tree
 
+    def _cluster_values(self, cluster: t.Cluster) -> dict[str, Any]:
+        """The lab's defaults and the cluster's own; an IP family is on if a network carries it."""
+        carried = {cidr.version for network in self.networks.values() for cidr in network.cidrs}
+        families = {f"ipv{version}": {"enabled": version in carried} for version in (4, 6)}
+        return config.merge(config.merge(_LAB_VALUES, families), cluster.values)
+
     def _check_values(
         self, cluster_path: str, node_path: str, cluster: t.Cluster, node: t.Node, values: dict[str, Any]
     ) -> None:
@@ -266,8 +270,9 @@ class _Resolver:
         for key in ("name", "id"):
             if _has(cluster.values, f"cluster.{key}"):
                 self._problem(f"{path}.values.cluster.{key}", f"comes from {path}.{key}: leave it out here")
-        dual = any(cidr.version == 6 for network in self.networks.values() for cidr in network.cidrs)
-        texts = cluster.service_cidrs or _SERVICE_CIDRS[: 2 if dual else 1]
+        values = config.merge(self._cluster_values(cluster), self.settings)
+        defaults = [cidr for family, cidr in _SERVICE_CIDRS.items() if _is_enabled(values, family)]
+        texts = cluster.service_cidrs or defaults
         cidrs = [cidr for at, cidr in self._prefixes(f"{path}.serviceCIDRs", texts)]
         if len({cidr.version for cidr in cidrs}) != len(cidrs):
             self._problem(f"{path}.serviceCIDRs", "at most one prefix of each family")
@@ -439,6 +444,11 @@ def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
 
 def _is_reserved(address: IPAddress, cidr: IPNetwork) -> bool:
     return address == cidr.network_address or (cidr.version == 4 and address == cidr.broadcast_address)
+
+
+def _is_enabled(values: dict[str, Any], family: str) -> bool:
+    section = values[family]
+    return isinstance(section, dict) and section.get("enabled") is True
 
 
 def _has(tree: Any, key: str) -> bool:

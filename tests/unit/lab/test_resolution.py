@@ -290,7 +290,17 @@ def test_values_are_merged_from_lab_cluster_node_and_settings() -> None:
     assert "debug" not in plan.machine("a").values
 
 
-def test_ipv6_follows_the_networks() -> None:
+def test_families_follow_the_networks_and_the_values() -> None:
+    plan = resolve(
+        networks=[{"name": "lan2", "cidrs": ["fd09::/64"]}], clusters=[cluster("c", node("a", network="lan2"))]
+    )
+    assert (plan.machine("a").values["ipv4"], plan.machine("a").values["ipv6"]) == (
+        {"enabled": False},
+        {"enabled": True},
+    )
+    assert [str(cidr) for cidr in plan.clusters[0].service_cidrs] == ["fd00:96::/112"]
+    plan = resolve("ipv6.enabled=true", networks=[LAN2], clusters=[cluster("c", node("a", network="lan2"))])
+    assert [str(cidr) for cidr in plan.clusters[0].service_cidrs] == ["10.96.0.0/16", "fd00:96::/112"]
     plan = resolve(networks=[LAN2], clusters=[cluster("c", node("a", network="lan2"))])
     assert plan.machine("a").values["ipv6"] == {"enabled": False}
     assert [str(cidr) for cidr in plan.clusters[0].service_cidrs] == ["10.96.0.0/16"]
