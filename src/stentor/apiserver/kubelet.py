@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp import web
 from multidict import MultiMapping
 
-from stentor.apiserver.errors import BadRequest, Internal, NotFound, Unavailable, not_found
+from stentor.apiserver.errors import ApiError, BadRequest, Internal, NotFound, Unavailable, not_found
 from stentor.apiserver.request import Call
 from stentor.apiserver.rest import Rest
 
@@ -58,10 +58,20 @@ class KubeletProxy:
         if name == "log":
             return await self._stream_log(request, url, _log_query(query))
         if request.headers.get("Upgrade", "").lower() != "websocket":
-            raise BadRequest(
-                "Upgrade request required: this server streams over WebSocket only (kubectl 1.31 or newer)"
-            )
+            # kubectl comes back with SPDY after a refused WebSocket: what it shows is the answer to this.
+            raise await self._refusal(url, _stream_query(query, name))
         return await self._join(request, url, _stream_query(query, name))
+
+    async def _refusal(self, url: str, query: list[tuple[str, str]]) -> ApiError:
+        """Why a stream cannot be had: the node's words, which it also says to a request without an upgrade."""
+        try:
+            async with self._client().get(url, params=query, timeout=aiohttp.ClientTimeout(_CONNECT_S)) as answer:
+                text = (await answer.text()).strip()
+        except (aiohttp.ClientError, TimeoutError) as fault:
+            return Unavailable(f"error dialing backend: {fault}")
+        if answer.status == 404:
+            return NotFound(text or "container not found")
+        return BadRequest(text or "Upgrade request required: this server streams over WebSocket only")
 
     def _url(self, pod: Object, name: str, query: MultiMapping[str]) -> str:
         meta, spec = pod["metadata"], pod["spec"]
@@ -116,7 +126,7 @@ class KubeletProxy:
                 await asyncio.gather(_pump(client, node), _pump(node, client))
                 return client
         except aiohttp.WSServerHandshakeError as fault:
-            raise BadRequest(f"the node refused the stream: {fault.status} {fault.message}") from fault
+            raise await self._refusal(url, query) from fault
         except (aiohttp.ClientConnectorError, TimeoutError) as fault:
             raise Unavailable(f"error dialing backend: {fault}") from fault
 

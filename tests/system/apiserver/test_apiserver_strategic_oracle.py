@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from apiservers.process import KUBECTL
@@ -99,6 +99,7 @@ def run_oracle(directory: Path, original: dict[str, Any], patch: dict[str, Any])
         "json",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assume("no elements in any of the given slices" not in done.stderr)  # it cannot order an empty list; we can
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
