@@ -37,7 +37,7 @@ from stentor.runtime.job import JobGroup
 _NETWORK_POLL_S: Final = 0.1
 _NETWORK_CALM_S: Final = 5.0
 _MIRROR_S: Final = 0.5
-_STATUS_S: Final = 60.0
+_STATUS_S: Final = 10.0
 
 log = logging.getLogger(__name__)
 
