@@ -7,6 +7,6 @@ Asynchronous mode, single hop and multihop, IPv4, IPv6 and link-local; no echo, 
 neighbour's demand is honoured). The process outlives the speaker, so that every packet carries the C bit: BFD and graceful
 restart work together (RFC 5882 §4.3).
 
-Pure: ``packet`` ``session`` ``message``. Acting: ``port`` (UDP sockets), ``process`` (timers, clients), ``command``,
-``client``.
+Pure: ``packet`` ``session`` ``message``. Acting: ``port`` (UDP sockets), ``member``, ``process`` (timers, clients),
+``command``, ``client``.
 """

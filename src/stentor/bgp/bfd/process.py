@@ -15,6 +15,7 @@ from collections import Counter
 import msgspec
 
 from stentor.bgp.bfd.errors import BadRequest, Malformed
+from stentor.bgp.bfd.member import Member
 from stentor.bgp.bfd.message import (
     MAX_LINE,
     Endpoint,
@@ -27,8 +28,8 @@ from stentor.bgp.bfd.message import (
     decode_ask,
     encode_line,
 )
-from stentor.bgp.bfd.packet import Packet, State, decode, encode
-from stentor.bgp.bfd.port import Arrival, Listener, Sender
+from stentor.bgp.bfd.packet import Packet, State, decode
+from stentor.bgp.bfd.port import Arrival, Listener
 from stentor.bgp.bfd.session import SLOW_US, Session
 
 _MOST_UNSENT = 8 << 20
@@ -40,74 +41,6 @@ log = logging.getLogger(__name__)
 def now_us() -> int:
     """The monotonic clock in the unit of BFD."""
     return time.monotonic_ns() // 1000
-
-
-class Member:
-    """A session with what runs it: its sender, its timer, who wants it, its counters."""
-
-    def __init__(self, request: Request, session: Session) -> None:
-        self.request = request
-        self.session = session
-        self.owners: set[str] = set()
-        self.sender: Sender | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.armed_us = 0
-        self.leave_us = 0
-        self.error = ""
-        self.changed = time.time()
-        self.independent = False
-        self.flaps = self.received = self.sent = 0
-
-    def send(self, packet: Packet) -> None:
-        """Hand over to the kernel; a refusal is remembered, not raised: it is a lost packet."""
-        endpoint = self.request.endpoint
-        try:
-            if self.sender is None:
-                self.sender = Sender(endpoint.peer, endpoint.local, endpoint.interface, multihop=endpoint.multihop)
-            self.sender.send(encode(packet))
-        except OSError as error:
-            self.error = error.strerror or str(error)
-            self.close()
-        else:
-            self.sent += 1
-            self.error = ""
-
-    def close(self) -> None:
-        if self.sender is not None:
-            self.sender.close()
-            self.sender = None
-
-    def accepts(self, arrival: Arrival) -> bool:
-        """Whether a packet came the way this session's packets come."""
-        endpoint = self.request.endpoint
-        if arrival.multihop != endpoint.multihop or arrival.source != endpoint.peer:
-            return False
-        if endpoint.local and arrival.local != endpoint.local:
-            return False
-        if endpoint.multihop:
-            return arrival.hops >= self.request.least_hops
-        return self.sender is None or self.sender.interface_index in (0, arrival.interface_index)
-
-    def status(self) -> Status:
-        """The session as clients see it."""
-        session, remote = self.session, self.session.remote
-        return Status(
-            endpoint=self.request.endpoint,
-            state=session.state,
-            diagnostic=session.diagnostic,
-            neighbor_state=remote.state if remote is not None else State.DOWN,
-            neighbor_diagnostic=remote.diagnostic if remote is not None else 0,
-            independent=self.independent,
-            discriminator=session.discriminator,
-            neighbor_discriminator=remote.my_discriminator if remote is not None else 0,
-            transmit_interval_us=session.transmit_interval_us,
-            detection_time_us=session.detection_time_us,
-            changed=self.changed,
-            flaps=self.flaps,
-            received=self.received,
-            sent=self.sent,
-            error=self.error,
-        )
 
 
 class Process:
