@@ -13,7 +13,7 @@ from datapaths.bench import TC_OK, TC_REDIRECT, TC_SHOT, Bench
 from datapaths.model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Rule
 from datapaths.packet import ACK, ICMP, ICMP6, SCTP, SYN, TCP, UDP, Packet, frame, ping, read, unreachable
 from stentor.datapath import targets
-from stentor.datapath.connection import Side, translations
+from stentor.datapath.connection import Side, connection_key, translations
 from stentor.datapath.row import Exclusion, Uplink
 from stentor.net.address import Addr, Prefix
 
@@ -235,3 +235,27 @@ def test_there_and_back_is_the_identity(
     answer = replace(sent, src=NODE[family], sport=out.sport).turned()
     back = bench.run("from_netdev", frame(answer))
     assert back.data[14:] == frame(replace(sent.turned()))[14:]
+
+
+@settings(max_examples=200)
+@given(
+    pod=st.integers(1, 2**32 - 2),
+    far=st.integers(1, 2**32 - 2),
+    sport=st.integers(1, 65535),
+    family=st.sampled_from((4, 6)),
+)
+def test_user_space_finds_the_connection_of_a_translation(
+    bench: Bench, pod: int, far: int, sport: int, family: int
+) -> None:
+    """Collecting garbage needs the key that the programs make; its order of ends is theirs."""
+    base = 0xFFFF << 32 if family == 4 else 0xFD00 << 112
+    one, two = Addr(base + pod), Addr(base + far)
+    bench.fill(
+        Model(
+            rules=[Rule(1, 0, 0, 0, False)], peers={(1, EGRESS, 0): 1}, endpoints={str(one): Endpoint(1, HERE, 300, 1)}
+        )
+    )
+    bench.run("from_container", frame(Packet(str(one), str(two), UDP, sport=sport, dport=53)))
+    keys = [key for key, _ in bench.maps["conntrack_any"].items()]
+    assert keys in ([connection_key((one, sport), (two, 53), UDP)], [])
+    assert keys or pod == far

@@ -66,3 +66,9 @@ def test_ticks_are_never_short() -> None:
 def test_ports_for_translation_are_a_range(ports: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="no range of ports"):
         DatapathConfig(overlay_ifindex=1, snat_port_min=ports[0], snat_port_max=ports[1])
+
+
+def test_programs_load_without_the_coarse_clock(bench: Bench) -> None:
+    """Kernels before 5.11: a constant turns the call into dead code, which the verifier does not look at."""
+    config = DatapathConfig(overlay_ifindex=1, coarse_clock=False).pack()
+    assert Object(OBJECTS / "pod.o").load(config, bench.maps).program("to_container") > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Final
 
 import msgspec
@@ -11,6 +12,12 @@ from stentor.net.identity import Reserved
 
 TICK_SHIFT: Final = 30
 """Lifetimes count ticks of 2**30 ns (1.07 s) of CLOCK_MONOTONIC."""
+
+
+def kernel_version() -> tuple[int, int]:
+    """Major and minor number of the running kernel."""
+    major, minor = platform.release().split(".")[:2]
+    return int(major), int(minor)
 
 
 def ticks_of(seconds: float) -> int:
@@ -38,7 +45,7 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
     tunnel_port: int = 8472
     masquerade_ipv4: bool = True
     masquerade_ipv6: bool = True
-    coarse_clock: bool = True
+    coarse_clock: bool = msgspec.field(default_factory=lambda: kernel_version() >= (5, 11))
     test: bool = False
     protect_node_ports: bool = True
     host_sockets_only: bool = False
