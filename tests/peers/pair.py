@@ -5,10 +5,12 @@ Each side has an address behind it which the other learns by BGP, so that packet
 
 from __future__ import annotations
 
+import copy
 import re
 import signal
 import subprocess
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from peers.bench import Bench, kill, run, wait_for
 from peers.bird import Bird
@@ -17,7 +19,7 @@ from peers.speaker import Speaker
 
 OUR_ADDRESS, THEIR_ADDRESS = "198.51.100.1", "203.0.113.1"
 OUR_PREFIX, THEIR_PREFIX = "198.51.100.0/24", "203.0.113.0/24"
-CONFIGURATION = {
+CONFIGURATION: dict[str, Any] = {
     "instances": [
         {
             "name": "default",
@@ -138,7 +140,7 @@ ROUTERS = {"bird": BirdRouter, "frr": FrrRouter}
 class Pair:
     """Both sides up: session, BFD, routes in both kernels."""
 
-    def __init__(self, bench: Bench, kind: str) -> None:
+    def __init__(self, bench: Bench, kind: str, bfd: Mapping[str, object] | None = None) -> None:
         self._bench = bench
         self.ours, self.theirs = bench.namespace("a"), bench.namespace("r")
         bench.link(self.ours, "ar", ["10.0.2.1/24"], self.theirs, "ra", ["10.0.2.2/24"])
@@ -146,7 +148,9 @@ class Pair:
         run("ip", "-n", self.theirs, "address", "add", f"{THEIR_ADDRESS}/32", "dev", "lo")
         self.bfd = bench.start_bfd(self.ours, "speaker.bfd.sock")
         self.router: Router = ROUTERS[kind](bench, self.theirs)
-        self.speaker = Speaker(bench, self.ours, CONFIGURATION)
+        configuration = copy.deepcopy(CONFIGURATION)
+        configuration["instances"][0]["peers"][0]["bfd"].update(bfd or {})
+        self.speaker = Speaker(bench, self.ours, configuration)
         self.wait_up()
 
     def wait_up(self) -> None:
