@@ -115,6 +115,23 @@ def test_sigterm_ends_the_runner_cleanly(machine: Machine) -> None:
     machine.kubectl("delete", "pod", "sleeps")
 
 
+def test_a_rebooted_machine_starts_its_pods_again(machine: Machine) -> None:
+    done = {"name": "main", "image": "busybox", "command": ["true"]}
+    machine.apply(pod("reboot"), pod("done", done, restartPolicy="Never"))
+    machine.kubectl("wait", "--for=condition=Ready", "pod/reboot", "--timeout=20s")
+    wait_for("end", lambda: (machine.get("pod", "done") or {})["status"].get("phase") == "Succeeded")
+    machine.kill("runner")
+    unpin = "umount -l /run/netns/* /run/stentor-lab/pods/*/[iu]*"
+    lose = f"echo 1 > /sys/fs/cgroup/pods/cgroup.kill; {unpin}; rm -rf /run/stentor-lab"
+    machine.run("sh", "-c", f"{lose}; find /sys/fs/cgroup/pods -depth -type d -exec rmdir {{}} +", check=False)
+    restart(machine)
+    wait_for("restart", lambda: container(machine, "reboot").get("restartCount") == 1)
+    machine.kubectl("wait", "--for=condition=Ready", "pod/reboot", "--timeout=20s")
+    assert container(machine, "reboot")["lastState"]["terminated"]["exitCode"] == 255
+    assert container(machine, "done")["state"]["terminated"]["reason"] == "Completed"
+    machine.kubectl("delete", "pods", "reboot", "done")
+
+
 def component(name: str, directory: Path) -> dict[str, Any]:
     notes = {
         "lab.stentor.io/log": str(directory / f"{name}.text"),

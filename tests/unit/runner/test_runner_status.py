@@ -106,6 +106,16 @@ def test_ended_containers(run: RunStatus, reason: str, code: int) -> None:
     assert verdicts(found)["Ready"] == "False"
 
 
+def test_a_restarted_machine_has_lost_its_runs() -> None:
+    before = compute(pod("a"), {"a": Observed(record=record("a", 3), run=RUNS, ready=True)}).container_statuses[0]
+    for seen in (Observed(earlier=before), Observed(record=record("a", 4), run=RUNS, earlier=before)):
+        container = compute(pod("a"), {"a": seen}, pod_ips=()).container_statuses[0]
+        assert container.restart_count == (4 if seen.record else 3)
+        lost = container.last_state.terminated
+        assert lost is not None
+        assert (lost.exit_code, lost.reason, lost.started_at) == (255, "Unknown", "1970-01-01T00:00:05Z")
+
+
 def test_conditions_of_others_stay_and_transitions_are_kept() -> None:
     observed = {"a": Observed(record=record("a"), run=RUNS, ready=True, started=True)}
     first = compute(pod("a"), observed)

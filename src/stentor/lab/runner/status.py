@@ -27,7 +27,10 @@ OWN_CONDITIONS: Final = ("PodReadyToStartContainers", "Initialized", "Ready", "C
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
-    """One container as the runner sees it. `waiting` explains why it does not run; `last` is its earlier run."""
+    """One container as the runner sees it. `waiting` explains why it does not run; `last` is its earlier run.
+
+    `earlier` is what the API server knew before a restart of the machine, which loses all runs.
+    """
 
     record: Record | None = None
     run: RunStatus = RunStatus()
@@ -36,6 +39,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     started: bool = False
     waiting: tuple[str, str] | None = None
     last: tuple[Record, RunStatus] | None = None
+    earlier: ContainerStatus | None = None
 
 
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +109,7 @@ def _container_status(container: Container, situation: Situation, *, is_init: bo
     return ContainerStatus(
         name=container.name,
         ready=ready,
-        restart_count=record.attempt if record is not None else 0,
+        restart_count=record.attempt if record is not None else _earlier_count(seen),
         image=container.image,
         image_id=container.image if record is not None else "",
         container_id=f"stentor://{record.id}" if record is not None else "",
@@ -134,7 +138,26 @@ def _last_state(seen: Observed, state: ContainerState) -> ContainerState:
         return ContainerState(terminated=terminated_state(seen.record, seen.run, seen.message))
     if seen.last is not None:
         return ContainerState(terminated=terminated_state(*seen.last, ""))
+    if seen.earlier is not None:
+        return lost_state(seen.earlier)
     return ContainerState()
+
+
+def _earlier_count(seen: Observed) -> int:
+    return seen.earlier.restart_count if seen.earlier is not None else 0
+
+
+def lost_state(earlier: ContainerStatus) -> ContainerState:
+    """Of a run that ended unseen: with its machine (kubelet's reason and exit code)."""
+    state = earlier.state
+    if state.running is None:
+        return state if state.terminated is not None else earlier.last_state
+    started = state.running.started_at
+    return ContainerState(
+        terminated=ContainerStateTerminated(
+            exit_code=255, reason="Unknown", started_at=started, container_id=earlier.container_id
+        )
+    )
 
 
 def terminated_state(record: Record, run: RunStatus, message: str) -> ContainerStateTerminated:

@@ -70,6 +70,8 @@ class Worker:
         self._phase = pod.status.phase if pod.status.phase in ("Succeeded", "Failed") else ""
         self._initialized = False
         self._last: dict[str, tuple[Record, RunStatus]] = {}
+        known = (*pod.status.container_statuses, *pod.status.init_container_statuses)
+        self._earlier = {entry.name: entry for entry in known if entry.container_id}
         self._delays: dict[str, float] = {}
         self._refusals: dict[str, Refusal] = {}
         self._health: dict[str, HealthWatch] = {}
@@ -91,7 +93,8 @@ class Worker:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until nothing is left of the pod."""
+        """Until nothing is left of the pod. A second call, after a failure, begins with what is on disk."""
+        self.release()
         await self._adopt()
         self.is_adopted = True
         while True:
@@ -113,6 +116,7 @@ class Worker:
             watch.stop()
         for run in self.runs.values():
             run.forget()
+        self._health.clear()
 
     # ---- steps
 
@@ -247,12 +251,8 @@ class Worker:
     def _next_attempt(self, name: str) -> int:
         if name in self.runs:
             return self.runs[name].record.attempt + 1
-        # A machine that was restarted has lost its runs: the API server still knows how many there were.
-        published = (*self.pod.status.container_statuses, *self.pod.status.init_container_statuses)
-        for entry in published:
-            if entry.name == name and entry.container_id:
-                return entry.restart_count + 1
-        return 0
+        earlier = self._earlier.get(name)
+        return earlier.restart_count + 1 if earlier is not None else 0
 
     def _container_ended(self, run: Run) -> None:
         watch = self._health.pop(run.record.name, None)
@@ -403,6 +403,7 @@ class Worker:
             run.adopt(self._container_ended)
             if name in specs and run.status.started_ns:
                 self.runs[name] = run
+                self._earlier.pop(name, None)
                 self._delays[name] = decision.back_off_of_attempt_s(run.record.attempt)
                 if run.is_running:
                     self._watch_health(specs[name], run)
@@ -467,8 +468,9 @@ class Worker:
         name = container.name
         run = self.runs.get(name)
         refusal = self._refusals.get(name)
+        earlier = self._earlier.get(name)
         if run is None:
-            return Observed(waiting=(refusal.reason, refusal.message) if refusal else None)
+            return Observed(waiting=(refusal.reason, refusal.message) if refusal else None, earlier=earlier)
         waiting = (refusal.reason, refusal.message) if refusal else self._back_off_text(container, run)
         return Observed(
             record=run.record,
@@ -478,6 +480,7 @@ class Worker:
             started=run.started and run.is_running,
             waiting=waiting,
             last=self._last.get(name),
+            earlier=earlier,
         )
 
     def _back_off_text(self, container: Container, run: Run) -> tuple[str, str] | None:
@@ -502,6 +505,8 @@ class Worker:
 
     async def _publish(self) -> float | None:
         """Writes the status when it has changed; returns a pause when it has to be tried again."""
+        if self._phase and not self.runs:
+            return None  # it ended before the machine was restarted: its status says how
         fresh = status.compute(self._pod_as_published(), self._situation())
         if self._forgotten or fresh == (self._published or self.pod.status):
             return None
