@@ -43,6 +43,7 @@ from stentor.bgp.wire import (
     encode_open,
 )
 
+SEND_HOLD_S = 480.0
 _JITTERED = frozenset((Timer.CONNECT_RETRY, Timer.KEEPALIVE))
 
 
@@ -181,8 +182,17 @@ class Attempt:
             self.write(encode_open(message))
         elif isinstance(message, Notification):
             self.write(encode_notification(message))
+        elif self._is_unread():
+            self._loop.call_soon(self._ended, "send hold timer expired: the peer does not read")
         else:
             self.write(KEEPALIVE)
+
+    def _is_unread(self) -> bool:
+        """RFC 9687: nothing of what waits could be sent for twice the hold time, eight minutes at least."""
+        connection, session = self.connection, self.machine.session
+        if connection is None or session is None or not connection.is_stuck:
+            return False
+        return self._loop.time() - connection.sent_at > max(SEND_HOLD_S, 2 * session.hold_s)
 
     def _arm(self, action: Action) -> None:
         """Only the deadline moves while a timer runs: a message then costs no timer of its own."""
@@ -222,7 +232,9 @@ class Attempt:
         self._owner.down(self, action.closed, action.was_up)
 
     def _ended(self, reason: str) -> None:
-        self.connection = None
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
         self.feed(Failed(reason))
 
     def _fault(self, fault: PeerFault) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from stentor.bgp.config import Config, load
 from stentor.bgp.control import Control
-from stentor.bgp.errors import BgpError, Cease
+from stentor.bgp.errors import BgpError
 from stentor.bgp.speaker import Speaker
-from stentor.bgp.wire import Notification, shutdown
 from stentor.runtime.log import set_up
 
 SOCKET = "/run/stentor/bgp.sock"
@@ -67,18 +66,7 @@ async def _run(arguments: argparse.Namespace, config: Config) -> None:
         await ended.wait()
     finally:
         control.close()
-        speaker.stop(_farewell(speaker))
-
-
-def _farewell(speaker: Speaker) -> Notification | None:
-    """Silence where a peer keeps our routes during a restart, an administrative shutdown where none does."""
-    is_graceful = any(
-        neighbour.exchange is not None
-        and neighbour.config.graceful_restart.enabled
-        and neighbour.exchange.session.peer.capabilities.graceful is not None
-        for _, neighbour in speaker.neighbours()
-    )
-    return None if is_graceful else shutdown(Cease.SHUTDOWN)
+        speaker.leave()
 
 
 def _reload(speaker: Speaker, path: str | None) -> None:

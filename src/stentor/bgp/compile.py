@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path as FilePath
 from typing import TypeVar
 
+import msgspec
+
 from stentor.bgp.attribute import (
     GRACEFUL_SHUTDOWN,
     LLGR_STALE,
@@ -203,8 +205,21 @@ def _compile_change(config: SetConfig, where: str) -> Change:
     )
 
 
-def compile_route(config: Route, where: str) -> tuple[Attributes, tuple[str, ...], dict[Family, list[Prefix]]]:
-    """Attributes, tags and prefixes by family of one entry of ``routes``."""
+class Originated(msgspec.Struct, frozen=True):
+    """Prefixes to originate with their common properties."""
+
+    attributes: Attributes
+    tags: tuple[str, ...]
+    prefixes: dict[Family, list[Prefix]]
+
+
+def compile_routes(configs: Iterable[Route], where: str) -> list[Originated]:
+    """All entries of ``routes``, which stand at ``where``."""
+    return [compile_route(config, f"{where}[{index}]") for index, config in enumerate(configs)]
+
+
+def compile_route(config: Route, where: str) -> Originated:
+    """One entry of ``routes``."""
     communities, at = config.communities, f"{where}.communities"
     standard = _each(f"{at}.standard", communities.standard, parse_community)
     standard += _each(f"{at}.wellKnown", communities.well_known, parse_community)
@@ -226,7 +241,9 @@ def compile_route(config: Route, where: str) -> tuple[Attributes, tuple[str, ...
     for field, texts in ((f"{where}.prefixes", config.prefixes), (f"{where}.file", _read_lines(config.file, where))):
         for family, prefix in _each(field, texts, _parse_fast):
             prefixes.setdefault(family, []).append(prefix)
-    return attributes, config.tags, prefixes
+    if len(next_hop) == 4 and Family.IPV6 in prefixes:
+        raise ConfigError(f"{where}.nextHop", "an IPv6 prefix needs an IPv6 next hop")
+    return Originated(attributes, config.tags, prefixes)
 
 
 def _read_lines(path: str | None, where: str) -> list[str]:

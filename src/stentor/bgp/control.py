@@ -247,7 +247,7 @@ def _disable(neighbour: Neighbour, text: str) -> None:
 
 
 def _enable(neighbour: Neighbour, _text: str) -> None:
-    neighbour.start()
+    neighbour.enable()
 
 
 def _refresh(neighbour: Neighbour, _text: str) -> None:

@@ -76,6 +76,7 @@ class Exchange:
         self._is_scheduled = False
         self._pending: list[tuple[Attributes, list[bytes]]] = []
         self._refreshing: set[Family] = set()
+        self._repeating: set[Family] = set()
         self._owed = set(session.families)
         self._ended: set[Family] = set()
         scope = Scope.EXTERNAL if session.ebgp else Scope.INTERNAL
@@ -165,15 +166,21 @@ class Exchange:
         if inbound is None or outbound is None:
             return
         if message.subtype == _BEGIN:
-            inbound.mark_stale()
+            if not inbound.stale:
+                inbound.mark_stale()
         elif message.subtype == _END:
             self._router.distribute(family, inbound.sweep())
+        elif family in self._refreshing:
+            self._repeating.add(family)  # any number of requests meanwhile is one more round, not one each
         else:
-            if self.session.enhanced_refresh:
-                self._connection.write(encode_refresh(Refresh(family, _BEGIN)))
-            self._refreshing.add(family)
-            outbound.refresh(forget=True)
-            self.schedule()
+            self._repeat(family, outbound)
+
+    def _repeat(self, family: Family, outbound: Outbound) -> None:
+        if self.session.enhanced_refresh:
+            self._connection.write(encode_refresh(Refresh(family, _BEGIN)))
+        self._refreshing.add(family)
+        outbound.refresh(forget=True)
+        self.schedule()
 
     def ask(self) -> None:
         """Ask the peer for everything again."""
@@ -250,6 +257,10 @@ class Exchange:
             self._refreshing.discard(family)
             if self.session.enhanced_refresh:
                 self._connection.write(encode_refresh(Refresh(family, _END)))
+            if family in self._repeating:
+                self._repeating.discard(family)
+                self._repeat(family, outbound)
+                return
         may_end = outbound.rules.policy is LOCAL_ONLY or self._router.may_end(family)
         if family in self._owed and may_end:
             self._owed.discard(family)

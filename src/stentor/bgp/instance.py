@@ -9,8 +9,7 @@ from ipaddress import ip_address, ip_network
 import msgspec
 
 from stentor.bgp import transport
-from stentor.bgp.attribute import Attributes
-from stentor.bgp.compile import compile_route
+from stentor.bgp.compile import Originated, compile_route, compile_routes
 from stentor.bgp.config import Instance as InstanceConfig
 from stentor.bgp.config import Peer, Route, parse_router_id
 from stentor.bgp.decision import Scope, Source
@@ -19,7 +18,7 @@ from stentor.bgp.neighbour import Neighbour
 from stentor.bgp.nlri import Family, Prefix
 from stentor.bgp.policy import REJECT_ALL, Policy
 from stentor.bgp.rib import Inbound, Local, Table
-from stentor.bgp.wire import Notification, shutdown
+from stentor.bgp.wire import shutdown
 
 DEFERRAL_S = 10.0
 SLICE = 20_000
@@ -67,17 +66,17 @@ class Instance:
 
     # -- configuration -----------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Originate the configured routes, listen, connect."""
-        self.set_routes(CONFIG_OWNER, self.config.routes)
+    def start(self, routes: Sequence[Originated]) -> None:
+        """Originate ``routes``, the compiled ones of the configuration, listen, connect."""
+        self._originate(CONFIG_OWNER, routes)
         self._listen()
         for peer in self.config.peers:
             self._add(peer)
 
-    def change(self, config: InstanceConfig, policies: Mapping[str, Policy]) -> None:
+    def change(self, config: InstanceConfig, policies: Mapping[str, Policy], routes: Sequence[Originated]) -> None:
         """Go to another configuration with as little disturbance as it allows; the AS and identifier stay."""
         before, self.config, self._policies = self.config, config, policies
-        self.set_routes(CONFIG_OWNER, config.routes)
+        self._originate(CONFIG_OWNER, routes)
         wanted = {peer.name: peer for peer in config.peers}
         for name in [name for name in self.neighbours if name not in wanted]:
             self._remove(name)
@@ -97,11 +96,19 @@ class Instance:
             if neighbour.exchange is not None:
                 neighbour.exchange.change(neighbour.config)
 
-    def stop(self, notification: Notification | None) -> None:
-        """End all sessions; with no notification peers that can keep our routes do so."""
+    def stop(self) -> None:
+        """The instance is no longer wanted: end all sessions."""
         self._close_listeners()
         for neighbour in list(self.sessions()):
-            neighbour.stop(notification)
+            neighbour.stop(shutdown(Cease.DECONFIGURED))
+
+    def leave(self) -> bool:
+        """The process ends; whether somebody keeps our routes over a restart."""
+        self._close_listeners()
+        is_kept = any(neighbour.is_graceful for neighbour in self.sessions())
+        for neighbour in list(self.sessions()):
+            neighbour.leave()
+        return is_kept
 
     def drain(self, is_draining: bool) -> None:
         """Mark all routes with GRACEFUL_SHUTDOWN (RFC 8326), so that traffic moves before sessions end."""
@@ -119,27 +126,28 @@ class Instance:
         self, owner: str, routes: Sequence[Route], *, replaces: bool = True, gone: Sequence[str] = ()
     ) -> None:
         """Originate ``routes`` for ``owner``; with ``replaces`` these and no others. ConfigError before anything changed."""
-        compiled = [compile_route(route, f"routes[{index}]") for index, route in enumerate(routes)]
-        _, _, withdrawn = compile_route(Route(prefixes=tuple(gone)), "withdraw")
+        withdrawn = compile_route(Route(prefixes=tuple(gone)), "withdraw").prefixes
+        self._originate(owner, compile_routes(routes, "routes"), replaces=replaces, gone=withdrawn)
+
+    def _originate(
+        self,
+        owner: str,
+        routes: Sequence[Originated],
+        *,
+        replaces: bool = True,
+        gone: Mapping[Family, list[Prefix]] | None = None,
+    ) -> None:
         local = self.owners.get(owner) or self.owners.setdefault(owner, self._new_owner(owner))
         kept: dict[Family, set[Prefix]] = {family: set() for family in Family}
-        for attributes, tags, prefixes in compiled:
-            for family, members in prefixes.items():
+        for route in routes:
+            for family, members in route.prefixes.items():
                 if replaces:
                     kept[family].update(members)
-                self._originate(local[family], attributes, tags, members)
-        for family, routes_of in local.items():
-            old = routes_of.routes.keys() - kept[family] if replaces else withdrawn.get(family, [])
+                self.distribute(family, local[family].announce(route.attributes, route.tags, members))
+        for family, owned in local.items():
+            old = owned.routes.keys() - kept[family] if replaces else (gone or {}).get(family, [])
             if old:
-                self.distribute(family, routes_of.withdraw(old))
-
-    def _originate(self, local: Local, attributes: Attributes, tags: tuple[str, ...], prefixes: list[Prefix]) -> None:
-        family = local.table.family
-        if attributes.next_hop and (len(attributes.next_hop) == 4) != (family is Family.IPV4):
-            is_mapped = family is Family.IPV4 and len(attributes.next_hop) == 16
-            if not is_mapped:
-                raise ConfigError("routes.nextHop", f"is not of the family of {family.label} prefixes")
-        self.distribute(family, local.announce(attributes, tags, prefixes))
+                self.distribute(family, owned.withdraw(old))
 
     def _new_owner(self, owner: str) -> dict[Family, Local]:
         source = Source(owner, Scope.LOCAL, self.asn, self.identifier, owner.encode()[:16])

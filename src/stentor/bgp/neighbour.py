@@ -80,9 +80,9 @@ class Neighbour:
             self.main.change(self._settings())
             self.main.feed(Start())
 
-    def stop(self, notification: Notification | None, *, keeps_routes: bool = False) -> None:
-        """End the session. Without a notification the peer sees a graceful restart; routes of ours go at once in any case."""
-        self._is_hard = not keeps_routes
+    def stop(self, notification: Notification | None) -> None:
+        """End the session and drop its routes. Without a notification the peer sees the beginning of a graceful restart."""
+        self._is_hard = True
         for attempt in (self._rival, self.main):
             if attempt is not None:
                 attempt.feed(Stop(notification))
@@ -92,6 +92,25 @@ class Neighbour:
             if timer is not None:
                 timer.cancel()
         self._is_hard = False
+
+    @property
+    def is_graceful(self) -> bool:
+        """Whether the peer keeps our routes while we restart."""
+        session = self.exchange.session if self.exchange is not None else None
+        return (
+            session is not None
+            and self.config.graceful_restart.enabled
+            and session.peer.capabilities.graceful is not None
+        )
+
+    def leave(self) -> None:
+        """This process ends: silence where the peer keeps our routes meanwhile, an administrative shutdown elsewhere."""
+        self.stop(None if self.is_graceful else shutdown(Cease.SHUTDOWN))
+
+    def enable(self) -> None:
+        """Undo an operator's `stop` or the effect of a prefix limit."""
+        self._is_limited = False
+        self.start()
 
     def reset(self, notification: Notification, reason: str) -> None:
         """End the session and begin again."""

@@ -14,15 +14,14 @@ from stentor.bgp.advertisement import Advertiser
 from stentor.bgp.bfd.client import Client
 from stentor.bgp.bfd.message import Endpoint, Request, Status
 from stentor.bgp.bfd.session import Settings
-from stentor.bgp.compile import compile_policies
+from stentor.bgp.compile import compile_policies, compile_routes
 from stentor.bgp.config import Config, Peer
-from stentor.bgp.errors import Cease, ConfigError
+from stentor.bgp.errors import ConfigError
 from stentor.bgp.installation import Installation
 from stentor.bgp.instance import Instance
 from stentor.bgp.neighbour import Neighbour
 from stentor.bgp.nlri import Family, Prefix, format_prefix
 from stentor.bgp.status import Note
-from stentor.bgp.wire import Notification, shutdown
 
 RESTART_WINDOW_S = 300.0
 NOTES_KEPT = 1000
@@ -55,6 +54,10 @@ class Speaker:
         """Go to this configuration. ConfigError before anything changed, except for addresses that cannot be listened on."""
         policies = compile_policies(config.policies)
         wanted = {instance.name: instance for instance in config.instances}
+        routes = {
+            instance.name: compile_routes(instance.routes, f"instances[{index}].routes")
+            for index, instance in enumerate(config.instances)
+        }
         before, self.config = self.config, config
         for name, instance in list(self.instances.items()):
             kept = wanted.get(name)
@@ -67,7 +70,7 @@ class Speaker:
             for name, wish in wanted.items():
                 known = self.instances.get(name)
                 if known is not None:
-                    known.change(wish, policies)
+                    known.change(wish, policies, routes[name])
                     continue
                 self.instances[name] = created = Instance(
                     self._loop,
@@ -79,7 +82,7 @@ class Speaker:
                     on_session=self._check_bfd,
                     on_routes=self._routes_changed,
                 )
-                created.start()
+                created.start(routes[name])
         except ConfigError:
             self.config = before
             raise
@@ -90,16 +93,15 @@ class Speaker:
         gc.collect()
         gc.freeze()
 
-    def stop(self, notification: Notification | None) -> None:
-        """End all sessions; without a notification this is a restart, and BFD goes on."""
-        for instance in self.instances.values():
-            instance.stop(notification)
-        for installation in self._installations.values():
-            installation.close(remove=notification is not None)
+    def leave(self) -> None:
+        """The process ends. Where peers keep our routes over a restart, the kernel keeps theirs and BFD goes on."""
+        kept = {name: instance.leave() for name, instance in self.instances.items()}
+        for name, installation in self._installations.items():
+            installation.close(remove=not kept.get(name, False))
         for advertiser in self._advertisers.values():
             advertiser.close()
         if self._bfd is not None:
-            if notification is not None:
+            if not any(kept.values()):
                 self._bfd.want(())
             self._bfd.close()
 
@@ -131,7 +133,7 @@ class Speaker:
             self.note("route", instance.name, "", f"{len(prefixes) - ROUTES_TOLD} more {family.label} prefixes changed")
 
     def _drop(self, name: str) -> None:
-        self.instances.pop(name).stop(shutdown(Cease.DECONFIGURED))
+        self.instances.pop(name).stop()
         installation = self._installations.pop(name, None)
         if installation is not None:
             installation.close(remove=True)
@@ -233,7 +235,8 @@ def _bfd_request(instance: Instance, neighbour: Neighbour) -> Request | None:
 def _is_multihop(instance: Instance, config: Peer) -> bool:
     if config.bfd is not None and config.bfd.multihop is not None:
         return config.bfd.multihop
-    return config.ebgp_multihop > 1 or config.peer_asn == (config.local_asn or instance.asn)
+    is_internal = config.peer_asn == (config.local_asn or instance.asn)
+    return config.ebgp_multihop > 1 or (is_internal and config.interface is None)
 
 
 def _mark_running(state_dir: Path) -> bool:

@@ -384,9 +384,9 @@ def test_routes_from_a_file(tmp_path: object) -> None:
     file = f"{tmp_path}/routes"
     with open(file, "w") as out:
         out.write("192.0.2.0/24\n2001:db8::/32\n198.51.100.0/25\n")
-    _, tags, prefixes = compile_route(Route(file=file, tags=("t",)), "routes[0]")
-    assert tags == ("t",)
-    assert {family: len(members) for family, members in prefixes.items()} == {Family.IPV4: 2, Family.IPV6: 1}
+    route = compile_route(Route(file=file, tags=("t",)), "routes[0]")
+    assert route.tags == ("t",)
+    assert {family: len(members) for family, members in route.prefixes.items()} == {Family.IPV4: 2, Family.IPV6: 1}
 
 
 INSTANCE = "instances: [{name: a, localASN: 65001, routerID: 10.0.0.1, %s}]"
