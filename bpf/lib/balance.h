@@ -174,12 +174,13 @@ static __always_inline bool can_be_balanced(const struct flow *f)
 	return f->proto == IPPROTO_TCP || f->proto == IPPROTO_UDP || f->proto == IPPROTO_SCTP;
 }
 
+#define LOOPBACK 1             /* its ifindex in every network namespace */
 #define MARK_TRANSLATED 0x0300 /* upstream's MARK_MAGIC_SNAT_DONE: the uplink's hook leaves it as it is */
 
 /* Towards an address outside, past the stack: it takes no packets from elsewhere that carry its own address as source. */
 static __always_inline int leave_towards(struct __sk_buff *skb, const struct flow *f)
 {
-	struct bpf_fib_lookup to = { .ifindex = skb->ifindex };
+	struct bpf_fib_lookup to = { .ifindex = LOOPBACK }; /* as if sent from here: pods' devices do not forward IPv6 */
 	long found;
 
 	if (addr_is_v4(&f->dst)) {
