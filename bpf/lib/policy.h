@@ -53,5 +53,10 @@ static __always_inline int policy_verdict(__u32 policy, enum direction direction
 	rule = find_rule(peer, f);
 	if (!rule)
 		return DROP_POLICY;
-	return rule->action == RULE_DENY ? DROP_POLICY_DENY : OK;
+	if (unlikely(rule->action == RULE_DENY))
+		return DROP_POLICY_DENY;
+	/* What a rule asks for and nobody provides yet admits nothing. */
+	if (unlikely(rule->auth))
+		return DROP_AUTHENTICATION_REQUIRED;
+	return unlikely(rule->proxy) ? DROP_PROXY_UNSUPPORTED : OK;
 }

@@ -6,6 +6,7 @@ simple, and a shorter sequence of the same seed is its own beginning, so failure
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
 from random import Random
@@ -15,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datapaths.bench import Bench, tunnel_key
-from datapaths.model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Outcome, Rule
+from datapaths.model import EGRESS, HERE, INGRESS, Drop, Endpoint, Known, Model, Outcome, Rule
 from datapaths.packet import ACK, ECHO, FIN, ICMP, ICMP6, RST, SCTP, SYN, TCP, UDP, Packet
+from stentor.datapath import targets
+from stentor.tables.policy import PolicyRule
 
 LOCAL = {4: ("10.1.0.11", "10.1.0.12"), 6: ("fd00:1::11", "fd00:1::12")}
 REMOTE = {4: ("10.2.0.11", "10.2.0.12"), 6: ("fd00:2::11", "fd00:2::12")}
@@ -160,3 +163,16 @@ def test_cases_reach_every_outcome(bench: Bench) -> None:
     good = [("from_container", "Deliver"), ("from_container", "Overlay"), ("from_container", "Stack"),
             ("to_container", "Stack"), ("from_overlay", "Deliver"), ("from_overlay", "Stack")]  # fmt: skip
     assert [pair for pair in good if seen[pair] < 5] == []
+
+
+@pytest.mark.parametrize(("asks", "reason"), [({"proxy": 7}, 180), ({"auth": 1}, 189)])
+def test_what_nobody_provides_yet_admits_nothing(bench: Bench, asks: dict[str, int], reason: int) -> None:
+    model = Model(
+        peers={(1, EGRESS, 0): 1},
+        endpoints={LOCAL[4][0]: Endpoint(1, HERE, 300, 1)},
+        rules=[Rule(1, TCP, 80, 16, False)],
+    )
+    bench.fill(model)
+    rule = PolicyRule(class_id=1, protocol=TCP, port=80, port_bits=16, **asks)
+    assert asyncio.run(targets.rules(bench.maps).apply([(rule.key, rule)], [])) == {}
+    assert bench.outcome("from_container", Packet(LOCAL[4][0], REMOTE[4][0])) == Drop(reason, 1, EGRESS)
