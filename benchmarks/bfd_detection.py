@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from measure import save, summarise
 
 from peers.bench import Bench, kill, wait_for
-from peers.pair import OUR_PREFIX, ROUTERS, THEIR_PREFIX, Pair
+from peers.pair import FAST, OUR_PREFIX, ROUTERS, THEIR_PREFIX, Pair
 from peers.watch import RouteWatch
 
 ROUNDS = 5
@@ -25,7 +25,7 @@ ROUNDS = 5
 
 def session_down_ms(kind: str) -> float:
     with Bench() as bench:
-        pair = Pair(bench, kind)
+        pair = Pair(bench, kind, FAST)
         began = time.monotonic()
         kill(pair.bfd)
         wait_for("the session ends", lambda: pair.speaker.peer("router")["flaps"], step_s=0.001)
@@ -34,7 +34,7 @@ def session_down_ms(kind: str) -> float:
 
 def route_gone_ms(kind: str) -> float:
     with Bench() as bench:
-        pair = Pair(bench, kind)
+        pair = Pair(bench, kind, FAST)
         watch = RouteWatch(pair.theirs)
         began = time.monotonic()
         kill(pair.bfd)
@@ -43,7 +43,7 @@ def route_gone_ms(kind: str) -> float:
 
 def neighbour_killed_ms(kind: str) -> float:
     with Bench() as bench:
-        pair = Pair(bench, kind)
+        pair = Pair(bench, kind, FAST)
         watch = RouteWatch(pair.ours)
         began = time.monotonic()
         pair.router.kill()
@@ -52,7 +52,7 @@ def neighbour_killed_ms(kind: str) -> float:
 
 def packets_lost(kind: str) -> float:
     with Bench() as bench:
-        pair = Pair(bench, kind)
+        pair = Pair(bench, kind, FAST)
         pings = pair.ping()
         pair.speaker.kill()
         wait_for("the neighbour notices", lambda: not pair.router.is_established())

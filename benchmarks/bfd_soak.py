@@ -21,7 +21,7 @@ from measure import save
 
 from peers.bench import Bench, run, wait_for
 from peers.bird import Bird
-from peers.pair import CONFIGURATION
+from peers.pair import CONFIGURATION, FAST
 from peers.raw import RawPeer, attribute, update
 from peers.speaker import Speaker
 from stentor.bgp.bfd.client import fetch
@@ -58,6 +58,7 @@ def configuration() -> dict[str, object]:
     )
     for peer in instance["peers"]:
         peer["families"] = [{"afi": "ipv4", "export": "accept"}]
+    instance["peers"][0]["bfd"] = FAST.ours()
     return wanted
 
 

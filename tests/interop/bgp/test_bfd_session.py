@@ -10,11 +10,9 @@ import pytest
 from peers.bench import Bench, wait_for
 from peers.bird import Bird
 from peers.frr import Frr
-from peers.pair import BIRD, FRR_BFD, THEIR_PREFIX, Pair
+from peers.pair import BIRD, FRR_BFD, SLOW, THEIR_PREFIX, Pair
 from peers.speaker import Speaker
 from stentor.bgp.bfd.client import fetch
-
-FAST = {"transmitIntervalMilliseconds": 50, "receiveIntervalMilliseconds": 50, "detectMultiplier": 3}
 
 
 class Link:
@@ -27,7 +25,7 @@ class Link:
 
     def speak(self, **peer: Any) -> Speaker:
         """Our speaker with one peer that has BFD."""
-        peer = {"name": "router", "timers": {"connectRetryTimeSeconds": 1}, "bfd": FAST, **peer}
+        peer = {"name": "router", "timers": {"connectRetryTimeSeconds": 1}, "bfd": SLOW.ours(), **peer}
         instance = {"name": "default", "localASN": 65001, "routerID": "10.0.2.1", "localPort": 179, "peers": [peer]}
         return Speaker(self.bench, self.ours, {"instances": [instance]})
 
@@ -54,7 +52,7 @@ router bgp 65002
  neighbor ra bfd profile fast
  neighbor ra timers connect 1
 """
-    frr = Frr(link.bench, link.theirs, {"zebra": zebra, "bgpd": bgpd, "bfdd": FRR_BFD})
+    frr = Frr(link.bench, link.theirs, {"zebra": zebra, "bgpd": bgpd, "bfdd": SLOW.fill(FRR_BFD)})
     speaker = link.speak(interface="ar", peerASN="external")
     both_up(speaker)
     (status,) = fetch(speaker.bfd_socket)
@@ -67,9 +65,10 @@ router bgp 65002
 
 def test_multihop_inside_an_as_with_bird(link: Link) -> None:
     configuration = BIRD.replace("as 65002", "as 65001").replace(
-        'interface "ra" {', 'multihop { min rx interval 50 ms; min tx interval 50 ms; multiplier 3; }; interface "ra" {'
+        'interface "ra" {',
+        'multihop { min rx interval INTERVAL ms; min tx interval INTERVAL ms; multiplier MULTIPLIER; }; interface "ra" {',
     )
-    bird = Bird(link.bench, link.theirs, configuration)
+    bird = Bird(link.bench, link.theirs, SLOW.fill(configuration))
     speaker = link.speak(peerAddress="10.0.2.2", peerASN=65001)
     both_up(speaker)
     assert [status.endpoint.multihop for status in fetch(speaker.bfd_socket)] == [True]
@@ -79,7 +78,7 @@ def test_multihop_inside_an_as_with_bird(link: Link) -> None:
 def test_single_hop_inside_an_as_with_frr(link: Link) -> None:
     """FRR takes the single hop where the peer is on a link of its own; naming our interface says the same."""
     bgpd = "router bgp 65001\n neighbor 10.0.2.1 remote-as 65001\n neighbor 10.0.2.1 bfd\n neighbor 10.0.2.1 bfd profile fast\n"
-    frr = Frr(link.bench, link.theirs, {"zebra": "", "bgpd": bgpd, "bfdd": FRR_BFD})
+    frr = Frr(link.bench, link.theirs, {"zebra": "", "bgpd": bgpd, "bfdd": SLOW.fill(FRR_BFD)})
     speaker = link.speak(peerAddress="10.0.2.2", interface="ar", peerASN=65001)
     both_up(speaker)
     assert [status.endpoint.multihop for status in fetch(speaker.bfd_socket)] == [False]
@@ -88,7 +87,7 @@ def test_single_hop_inside_an_as_with_frr(link: Link) -> None:
 
 def test_disabled_by_the_neighbour_is_no_failure(link: Link) -> None:
     bgpd = "router bgp 65002\n neighbor 10.0.2.1 remote-as 65001\n neighbor 10.0.2.1 bfd\n neighbor 10.0.2.1 bfd profile fast\n"
-    frr = Frr(link.bench, link.theirs, {"zebra": "", "bgpd": bgpd, "bfdd": FRR_BFD})
+    frr = Frr(link.bench, link.theirs, {"zebra": "", "bgpd": bgpd, "bfdd": SLOW.fill(FRR_BFD)})
     speaker = link.speak(peerAddress="10.0.2.2", interface="ar", peerASN=65002)
     both_up(speaker)
     frr.ask("conf t", "bfd", "profile fast", "shutdown")
@@ -100,7 +99,7 @@ def test_disabled_by_the_neighbour_is_no_failure(link: Link) -> None:
 
 
 def test_a_removed_peer_takes_its_session_along(link: Link) -> None:
-    bird = Bird(link.bench, link.theirs, BIRD)
+    bird = Bird(link.bench, link.theirs, SLOW.fill(BIRD))
     speaker = link.speak(peerAddress="10.0.2.2", interface="ar", peerASN=65002)
     both_up(speaker)
     instance = {"name": "default", "localASN": 65001, "routerID": "10.0.2.1", "localPort": 179}
@@ -113,7 +112,7 @@ def test_a_removed_peer_takes_its_session_along(link: Link) -> None:
 def test_a_dead_neighbour_whose_bfd_shares_its_fate(is_graceful: bool) -> None:
     """BIRD's C bit is clear: with ``graceful`` its silence may be a restart and routes stay, otherwise they go."""
     with Bench() as bench:
-        pair = Pair(bench, "bird", {**FAST, "graceful": is_graceful})
+        pair = Pair(bench, "bird", is_graceful=is_graceful)
         assert not fetch(pair.speaker.bfd_socket)[0].independent
         pair.router.kill()
         wait_for("the session ends", lambda: not pair.speaker.is_established("router"))
