@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -29,15 +28,14 @@ from stentor.api.core import NODES
 from stentor.api.meta import ObjectMeta, OwnerReference
 from stentor.kube import patch
 from stentor.kube.client import Client
-from stentor.kube.errors import ApiError, NotFound
 from stentor.kube.rows import PROTOCOLS
+from stentor.kube.target import ObjectTarget
 from stentor.net.address import Addr
 from stentor.state import Derivation, Input, Table
 from stentor.tables.endpoint import Endpoint, EndpointState, PublishedEndpoint
 from stentor.tables.pod import Pod, PodKey
 
 MANAGER: Final = "cilium-agent"
-_PARALLEL: Final = 16
 _PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOLS.items()}
 _HIDDEN: Final = (EndpointState.DISCONNECTING, EndpointState.INVALID)
 
@@ -133,45 +131,23 @@ def endpoint_object(row: PublishedEndpoint) -> CiliumEndpoint:
     return CiliumEndpoint(metadata=meta, status=status)
 
 
-class PublishedTarget:
+class PublishedTarget(ObjectTarget[PodKey, PublishedEndpoint]):
     """Writes CiliumEndpoints. What is there is what the reflected table says of this node."""
 
     def __init__(self, client: Client, published: Table[PodKey, PublishedEndpoint], node: Addr) -> None:
+        super().__init__()
         self._client = client
         self._published = published
         self._node = node
-        self._slots = asyncio.Semaphore(_PARALLEL)
 
-    async def apply(
-        self, upserts: Sequence[tuple[PodKey, PublishedEndpoint]], deletes: Sequence[PodKey]
-    ) -> Mapping[PodKey, Exception]:
-        """All at once, bounded."""
-        calls = [self._bounded(self._write(row)) for _, row in upserts] + [
-            self._bounded(self._delete(key)) for key in deletes
-        ]
-        results = await asyncio.gather(*calls)
-        keys = [*(key for key, _ in upserts), *deletes]
-        return {key: error for key, error in zip(keys, results, strict=True) if error is not None}
-
-    async def _bounded(self, call: Awaitable[None]) -> Exception | None:
-        async with self._slots:
-            try:
-                await call
-            except ApiError as e:
-                return e
-            return None
-
-    async def _write(self, row: PublishedEndpoint) -> None:
+    async def write(self, row: PublishedEndpoint) -> None:
         if self._published.get(row.key) == row:
             return
         change = patch.apply(CILIUM_ENDPOINTS, endpoint_object(row), manager=MANAGER)
         await self._client.patch(CILIUM_ENDPOINTS, row.name, change, row.namespace)
 
-    async def _delete(self, key: PodKey) -> None:
-        try:
-            await self._client.delete(CILIUM_ENDPOINTS, key[1], key[0])
-        except NotFound:
-            return
+    async def remove(self, key: PodKey) -> None:
+        await self._client.delete(CILIUM_ENDPOINTS, key[1], key[0])
 
     async def dump(self) -> Mapping[PodKey, PublishedEndpoint]:
         """From the reflected table."""

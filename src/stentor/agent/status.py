@@ -141,7 +141,10 @@ def _reconcilers(agent: Agent) -> list[ReconcilerStatus]:
 
 def _problems(agent: Agent) -> list[str]:
     problems = [agent.obstacle] if agent.obstacle else []
-    problems += [f"{source.kind}: {source.fault}" for source in agent.sources if source.fault]
+    lost = [source for source in agent.sources if source.fault]
+    if lost:
+        kinds = ", ".join(source.kind.plural for source in lost)
+        problems.append(f"the Kubernetes API is not watched ({kinds}): {lost[0].fault}")
     for each in _reconcilers(agent):
         if each.error:
             problems.append(f"{each.name}: {max(1, each.failing)} rows could not be written: {each.error}")

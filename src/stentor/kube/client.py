@@ -173,7 +173,8 @@ class Client:
         connect_timeout_s: float,
         idle_timeout_s: float,
     ) -> AsyncGenerator[Sequence[bytes], None]:
-        """Lines of a watch as they arrive, those that came together in one list. Ends when the server ends it."""
+        """Lines of a watch as they arrive, those that came together in one list; an empty one first, once the watch stands.
+        Ends when the server ends it."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=idle_timeout_s)
         rest = b""
         try:
@@ -187,6 +188,7 @@ class Client:
                 self._count("WATCH", str(response.status))
                 if response.status >= 400:
                     raise raw.decode_error(response.status, await response.read())
+                yield []
                 async for chunk in response.content.iter_any():
                     *lines, rest = (rest + chunk).split(b"\n")
                     if lines:

@@ -25,7 +25,7 @@ Sink = Callable[[Sequence[T], Sequence[ObjectKey]], None]
 """Takes objects that are new or changed, and keys of those that are gone."""
 
 _FIRST_PAUSE_S: Final = 0.05
-_MOST_PAUSE_S: Final = 30.0
+_MOST_PAUSE_S: Final = 5.0
 _WATCH_S: Final = (300, 600)
 _IDLE_SLACK_S: Final = 30.0
 
@@ -65,21 +65,20 @@ class Reflector(Generic[T]):
         """List and watch until cancelled."""
         pause_s = _FIRST_PAUSE_S
         while True:
-            before = self.events
             try:
                 if not self._version:
                     await self._list()
                 await self._watch()
-                self.fault = ""
+                await asyncio.sleep(_FIRST_PAUSE_S * self._rng.random())
             except Gone:
                 self._version = ""
             except ApiError as e:
+                if not self.fault:  # it stood for a while
+                    pause_s = _FIRST_PAUSE_S
                 self._note_fault(e)
                 hint = e.retry_after_s if isinstance(e, Retryable) else 0.0
                 await asyncio.sleep(max(hint, pause_s * (0.5 + self._rng.random())))
                 pause_s = min(_MOST_PAUSE_S, pause_s * 2)
-            if self.events != before or not self.fault:
-                pause_s = _FIRST_PAUSE_S
 
     def _note_fault(self, error: ApiError) -> None:
         if not self.fault:
@@ -118,6 +117,7 @@ class Reflector(Generic[T]):
         )
         async with aclosing(lines) as stream:
             async for batch in stream:
+                self.fault = ""
                 self._take(batch)
 
     def _take(self, lines: Sequence[bytes]) -> None:
@@ -130,7 +130,6 @@ class Reflector(Generic[T]):
             upserts = [obj for obj in changed.values() if obj is not None]
             gone = [key for key, obj in changed.items() if obj is None]
             if changed:
-                self.fault = ""
                 self._sink(upserts, gone)
 
     def _take_line(self, line: bytes, changed: dict[ObjectKey, T | None]) -> None:

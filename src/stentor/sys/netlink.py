@@ -26,7 +26,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_
 _IFLA_AF_SPEC, _IFLA_GROUP, _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 26, 27, 8, 1
 _VXLAN_LEARNING, _VXLAN_PORT, _VXLAN_COLLECT_METADATA = 7, 15, 25
 _RTA_METRICS, _RTA_PREFSRC, _RTA_PRIORITY, _RTA_TABLE, _RTAX_MTU = 8, 7, 6, 15, 2
-_SCOPE_LINK, _RTN_UNICAST, _RTN_UNREACHABLE = 253, 1, 7
+_SCOPE_ANY, _SCOPE_LINK, _RTN_UNSPEC, _RTN_UNICAST, _RTN_UNREACHABLE = 255, 253, 0, 1, 7
 _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _BR_FORWARD_DELAY, _BR_MCAST_SNOOPING = 1, 23
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -161,12 +161,14 @@ def put_route(route: DeviceRoute) -> Message:
 
 
 def delete_route(route: DeviceRoute) -> Message:
-    return Message(_DELROUTE, 0, _route(route, kind=0))
+    return Message(_DELROUTE, 0, _route(route, kind=_RTN_UNSPEC))
 
 
 def _route(route: DeviceRoute, *, kind: int) -> bytes:
     family = _family(route.destination.version)
     scope = _SCOPE_LINK if route.index and route.gateway is None and family == socket.AF_INET else 0
+    if kind == _RTN_UNSPEC:
+        scope = _SCOPE_ANY
     table = route.table if route.table < 256 else 0
     head = struct.pack("=BBBBBBBBI", family, route.destination.prefixlen, 0, 0, table, route.protocol, scope, kind, 0)
     body = head + _u32(_RTA_TABLE, route.table)
