@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -13,16 +12,15 @@ from stentor.identity.allocation import NumberSource, plan_collection
 from stentor.identity.errors import IdentitiesExhausted
 from stentor.kube import patch
 from stentor.kube.client import Client
-from stentor.kube.errors import AlreadyExists, ApiError, NotFound
+from stentor.kube.errors import AlreadyExists
 from stentor.kube.rows import UNUSED_SINCE, identity_object, identity_row
+from stentor.kube.target import ObjectTarget
 from stentor.net.label import Labels
 from stentor.state import Database, Table
 from stentor.tables.identity import IdentityRow
 from stentor.tables.pod import WantedLabels
 
 log = logging.getLogger(__name__)
-
-_PARALLEL = 32
 
 
 class IdentityAllocator:
@@ -111,34 +109,15 @@ class IdentityAllocator:
         return len(in_use), len(plan.delete)
 
 
-class IdentityTarget:
+class IdentityTarget(ObjectTarget[int, IdentityRow]):
     """Creates, marks and deletes CiliumIdentities. What is there is what the identities table says."""
 
     def __init__(self, client: Client, identities: Table[int, IdentityRow]) -> None:
+        super().__init__()
         self._client = client
         self._identities = identities
-        self._slots = asyncio.Semaphore(_PARALLEL)
 
-    async def apply(
-        self, upserts: Sequence[tuple[int, IdentityRow]], deletes: Sequence[int]
-    ) -> Mapping[int, Exception]:
-        """All at once, bounded; what fails is returned."""
-        calls = [self._bounded(self._write(row)) for _, row in upserts] + [
-            self._bounded(self._delete(key)) for key in deletes
-        ]
-        results = await asyncio.gather(*calls)
-        keys = [*(key for key, _ in upserts), *deletes]
-        return {key: error for key, error in zip(keys, results, strict=True) if error is not None}
-
-    async def _bounded(self, call: Awaitable[None]) -> Exception | None:
-        async with self._slots:
-            try:
-                await call
-            except ApiError as e:
-                return e
-            return None
-
-    async def _write(self, row: IdentityRow) -> None:
+    async def write(self, row: IdentityRow) -> None:
         present = self._identities.get(row.id)
         if present == row:
             return
@@ -154,11 +133,8 @@ class IdentityTarget:
             if there.labels != row.labels:
                 raise
 
-    async def _delete(self, number: int) -> None:
-        try:
-            await self._client.delete(CILIUM_IDENTITIES, str(number))
-        except NotFound:
-            return
+    async def remove(self, key: int) -> None:
+        await self._client.delete(CILIUM_IDENTITIES, str(key))
 
     async def dump(self) -> Mapping[int, IdentityRow]:
         """From the identities table, which mirrors the API."""

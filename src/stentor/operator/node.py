@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,8 @@ from stentor.api.cilium import CILIUM_NODES
 from stentor.ipam.cluster import ClusterPool, assign
 from stentor.kube import patch
 from stentor.kube.client import Client
-from stentor.kube.errors import ApiError, NotFound
+from stentor.kube.errors import NotFound
+from stentor.kube.target import ObjectTarget
 from stentor.net.address import Prefix
 from stentor.runtime.config import IPAMOperator, Values
 from stentor.state import Database, Table
@@ -78,25 +79,20 @@ class PrefixAssigner:
             self._database.put(self._output, NodePrefixes(row.name, prefixes, "; ".join(faults)))
 
 
-class NodePrefixTarget:
+class NodePrefixTarget(ObjectTarget[str, NodePrefixes]):
     """Writes prefixes and errors into CiliumNodes. What is there is what the nodes table says."""
 
     def __init__(self, client: Client, nodes: Table[tuple[str, str], Node]) -> None:
+        super().__init__()
         self._client = client
         self._nodes = nodes
 
-    async def apply(
-        self, upserts: Sequence[tuple[str, NodePrefixes]], deletes: Sequence[str]
-    ) -> Mapping[str, Exception]:
-        """Patch the nodes whose content differs. A node that is gone needs nothing."""
-        present = {node.name: node for node in self._nodes}
-        results = await asyncio.gather(*(self._write(row, present.get(name)) for name, row in upserts))
-        return {name: error for (name, _), error in zip(upserts, results, strict=True) if error is not None}
-
-    async def _write(self, row: NodePrefixes, node: Node | None) -> ApiError | None:
+    async def write(self, row: NodePrefixes) -> None:
+        """Patch what differs. A node that is gone needs nothing."""
+        node = next(iter(self._nodes.by("name", row.name)), None)
         if node is None:
-            return None
-        try:
+            return
+        with contextlib.suppress(NotFound):
             if row.pod_cidrs != node.pod_cidrs:
                 cidrs = [str(prefix) for prefix in row.pod_cidrs]
                 await self._client.patch(CILIUM_NODES, row.name, patch.merge({"spec": {"ipam": {"podCIDRs": cidrs}}}))
@@ -104,11 +100,9 @@ class NodePrefixTarget:
             if row.error != node.operator_error:
                 change = patch.merge({"status": {"ipam": {"operator-status": {"error": row.error or None}}}})
                 await self._client.patch(CILIUM_NODES, row.name, change, subresource="status")
-        except NotFound:
-            return None
-        except ApiError as e:
-            return e
-        return None
+
+    async def remove(self, key: str) -> None:
+        """The prefixes of a node go with its CiliumNode."""
 
     async def dump(self) -> Mapping[str, NodePrefixes]:
         """From the nodes table, which mirrors the API."""

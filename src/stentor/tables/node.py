@@ -49,7 +49,11 @@ def nodes() -> Table[tuple[str, str], Node]:
     return Table(
         "nodes",
         lambda row: (row.cluster, row.name),
-        indexes={"address": lambda row: tuple(addr for _, addr in row.addresses), "cidr": lambda row: row.pod_cidrs},
+        indexes={
+            "name": lambda row: (row.name,),
+            "address": lambda row: tuple(addr for _, addr in row.addresses),
+            "cidr": lambda row: row.pod_cidrs,
+        },
         columns=(
             Column("Name", lambda row: f"{row.cluster}/{row.name}"),
             Column("IPv4 Address", lambda row: row.address("InternalIP", 4) or ""),
