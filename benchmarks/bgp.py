@@ -464,7 +464,8 @@ def bench_cold_start(rounds: int) -> dict[str, Any]:
             bench,
             wire.right,
             """router id 10.0.2.2; protocol device {}
-protocol bgp x { local 10.0.2.2 as 65002; neighbor 10.0.2.1 as 65001; passive yes; error wait time 1,1; ipv4 { import all; }; }
+protocol bgp x { local 10.0.2.2 as 65002; neighbor 10.0.2.1 as 65001; passive yes; error wait time 1,1;
+ ipv4 { import all; export none; }; }
 """,
         )
         number = 0

@@ -254,10 +254,11 @@ def _connected(machine: Machine, _event: Event) -> Result:
     ]
 
 
-def _wait(machine: Machine, _event: Event) -> Result:
+def _wait(machine: Machine, event: Event) -> Result:
     """No connection: be open for the peer's, try again later."""
+    assert isinstance(event, Failed)
     waiting = msgspec.structs.replace(machine, state=State.ACTIVE, session=None)
-    actions: list[Action] = [Close(), Disarm(Timer.HOLD)]
+    actions: list[Action] = [Close(), Disarm(Timer.HOLD), Down(Closed(event.reason), was_up=False)]
     if not machine.settings.is_passive:
         actions.append(Arm(Timer.CONNECT_RETRY, machine.settings.connect_retry_s))
     return waiting, actions

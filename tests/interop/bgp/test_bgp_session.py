@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from peers.bench import Bench, run, stop, wait_for
+from peers.bench import PYTHON, Bench, run, stop, wait_for
 from peers.bird import Bird
 from peers.frr import Frr
 from peers.speaker import Speaker
+from stentor.bgp.transport import has_tcp_ao
 
 LEFT4, RIGHT4, LEFT6, RIGHT6 = "10.0.2.1", "10.0.2.2", "fd02::1", "fd02::2"
 QUICK = {"connectRetryTimeSeconds": 0.2, "idleHoldTimeSeconds": 0.1}
@@ -324,3 +326,33 @@ def test_one_change_is_explained(link: Link) -> None:
     assert answer["peers"] == [["other", "not advertised: export policy 'some', statement 'no-tests' rejects"]]
     (answer,) = left.ask(request="why", prefix="198.51.100.0/24")["explanations"]
     assert answer["rejected"] == ["other: import policy 'some', statement 'default' rejects"]
+
+
+def test_tcp_ao_is_refused_clearly_where_the_kernel_lacks_it(link: Link) -> None:
+    left = link.speaker("left", [peer("left", tcpAO={"keyID": 1, "key": "secret"})])
+    link.speaker("right", [peer("right", tcpAO={"keyID": 1, "key": "secret"})])
+    if has_tcp_ao():
+        wait_for("up with TCP-AO", lambda: left.is_established("other"))
+    else:
+        wait_for("refusal", lambda: "TCP-AO: this kernel" in left.peer("other")["lastError"])
+        assert not left.is_established("other")
+
+
+def test_the_command_line_reads_a_speaker(link: Link) -> None:
+    left = link.speaker("left", [peer("left")], routes=[{"prefixes": ["192.0.2.0/24"], "med": 5}])
+    link.bird()
+    wait_for("up", lambda: left.received("other") == 2)
+
+    def stentor(*words: str) -> str:
+        return run(str(Path(PYTHON).parent / "stentor"), "bgp", *words, "--socket", left.socket)
+
+    heads, row = stentor("peers").splitlines()[:2]
+    assert heads.split("   ")[0] == "Instance"
+    assert row.split()[:5] == ["main", "65001", "65002", RIGHT4, "established"]
+    assert row.split()[-3:] == ["ipv4/unicast", "2", "1"]
+    assert "med 5" in stentor("routes", "advertised", "ipv4", "peer", RIGHT4)
+    assert len(json.loads(stentor("routes", "-o", "json"))) == 3
+    why = stentor("why", "192.0.2.0/24")
+    assert "to other: advertised: export policy 'local', statement 'local' accepts" in why
+    stentor("disable", "other", "--text", "bye")
+    wait_for("down", lambda: "idle" in stentor("peers"))

@@ -208,3 +208,13 @@ def check(before: Machine, after: Machine, actions: list[Action]) -> None:
     if not after.is_enabled:
         assert after.state is State.IDLE
     assert (after.session is not None) == (after.state >= State.OPEN_CONFIRM)
+
+
+def test_a_failed_connect_says_why_and_tries_again() -> None:
+    machine, actions = run([Start(), Failed("Connection refused")])
+    assert machine.state is State.ACTIVE
+    (down,) = [action for action in actions if isinstance(action, Down)]
+    assert (down.closed.reason, down.was_up) == ("Connection refused", False)
+    machine, actions = step(machine, Expired(Timer.CONNECT_RETRY))
+    assert machine.state is State.CONNECT
+    assert Connect() in actions
