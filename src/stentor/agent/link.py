@@ -28,7 +28,6 @@ from stentor.sys.netlink import (
     add_pod_veth,
     delete_group,
     delete_link,
-    move_link,
     put_route,
     set_group,
     set_link,
@@ -78,15 +77,15 @@ def create_link(request: LinkRequest, attach: Callable[[int], Iterable[Message]]
     `attach` gives the messages that put the programs onto the host end.
     """
     mac = bytes([secrets.randbits(8) & 0xFC | 0x02]) + secrets.token_bytes(5)
-    host_ifname, far_ifname = f"lxc{secrets.token_hex(5)}", f"tmp{secrets.token_hex(5)}"
+    host_ifname = f"lxc{secrets.token_hex(5)}"
     namespace = open_network(request.netns)
     try:
         with Route() as route:
             try:
-                route.send(add_pod_veth(host_ifname, far_ifname, mac=mac, mtu=request.mtu))
-                index, far = socket.if_nametoindex(host_ifname), socket.if_nametoindex(far_ifname)
+                made = add_pod_veth(host_ifname, request.ifname, mac=mac, mtu=request.mtu, peer_namespace_fd=namespace)
+                route.send(made)
+                index = socket.if_nametoindex(host_ifname)
                 route.send(set_no_link_local(index), *attach(index))
-                route.send(move_link(far, namespace_fd=namespace, name=request.ifname))
                 _configure_pod(request, namespace)
                 route.send(set_link(index, up=True), *_host_routes(request, index))
             except OSError as e:

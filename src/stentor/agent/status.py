@@ -145,9 +145,11 @@ def _problems(agent: Agent) -> list[str]:
     if lost:
         kinds = ", ".join(source.kind.plural for source in lost)
         problems.append(f"the Kubernetes API is not watched ({kinds}): {lost[0].fault}")
-    for each in _reconcilers(agent):
-        if each.error:
-            problems.append(f"{each.name}: {max(1, each.failing)} rows could not be written: {each.error}")
+    problems += [
+        f"{each.name}: {max(1, each.failing)} rows could not be written: {each.error}"
+        for each in _reconcilers(agent)
+        if each.error
+    ]
     problems += [
         f"{part.name}: {part.message}" for part in agent.health.parts if part.level is Level.DEGRADED and part.message
     ]

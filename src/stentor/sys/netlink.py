@@ -96,9 +96,14 @@ def add_route(destination: IPNetwork, gateway: IPAddress) -> Message:
     return Message(_NEWROUTE, _CREATE | _EXCL, head + target + _attribute(_RTA_GATEWAY, gateway.packed))
 
 
-def add_pod_veth(name: str, peer: str, *, mac: bytes, mtu: int) -> Message:
-    """A pair whose ends share one MAC and never ask for neighbours: every frame is for the receiver. Both stay here, down."""
+def add_pod_veth(name: str, peer: str, *, mac: bytes, mtu: int, peer_namespace_fd: int | None = None) -> Message:
+    """A pair whose ends share one MAC and never ask for neighbours: every frame is for the receiver. Both are down.
+
+    The far end is made in its namespace: moving it there later would wait for RCU.
+    """
     far = _silent_link(peer, mac, mtu)
+    if peer_namespace_fd is not None:
+        far += _u32(_IFLA_NET_NS_FD, peer_namespace_fd)
     info = _link_info("veth", _attribute(_VETH_INFO_PEER | _NESTED, far))
     return _new_link(_silent_link(name, mac, mtu) + info)
 
@@ -112,12 +117,6 @@ def add_vxlan(name: str, *, port: int, mtu: int) -> Message:
     )
     head = _flags_link(name=name, flags=_IFF_NOARP, mask=_IFF_NOARP)
     return _new_link(head + _u32(_IFLA_MTU, mtu) + _link_info("vxlan", data))
-
-
-def move_link(index: int, *, namespace_fd: int, name: str) -> Message:
-    """Into another namespace, under a new name; the index may change on the way."""
-    body = _link(name=name, index=index) + _u32(_IFLA_NET_NS_FD, namespace_fd)
-    return Message(_SETLINK, 0, body)
 
 
 def set_no_link_local(index: int) -> Message:
