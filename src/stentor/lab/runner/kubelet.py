@@ -128,6 +128,9 @@ class Kubelet:
     async def _watch_network(self) -> None:
         while True:
             changed = await self._network.look()
+            if changed and self._network.is_ready:
+                for worker in self._roster.workers:
+                    worker.hurry()
             if changed and self._reporter.node is not None:
                 await self._reporter.report()
                 if self._network.network is not None:

@@ -34,7 +34,7 @@ from stentor.lab.runner.status import Observed, Situation
 
 _NS: Final = 1_000_000_000
 _RETRY_FIRST_S: Final = 0.25
-_RETRY_MOST_S: Final = 20.0
+_RETRY_MOST_S: Final = 5.0
 _IMAGE_RETRY_FIRST_S: Final = 10.0
 _FORGOTTEN_GRACE_S: Final = 2.0
 _REFRESH_S: Final = 30.0
@@ -109,6 +109,11 @@ class Worker:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def hurry(self) -> None:
+        """What stood in the way of a sandbox may be gone: try now, not after the pause."""
+        self._setup_pause_s = _RETRY_FIRST_S
+        self._wake.set()
 
     def release(self) -> None:
         """The runner ends; the containers go on, for the next runner to adopt."""
@@ -407,6 +412,7 @@ class Worker:
                 self._delays[name] = decision.back_off_of_attempt_s(run.record.attempt)
                 if run.is_running:
                     self._watch_health(specs[name], run)
+        self._initialized = any(entry.name in self.runs for entry in self.pod.spec.containers)
 
     def _drop_old_runs(self, name: str, attempt: int) -> None:
         """Only this run's and the previous one's files are kept: `logs --previous` reads them."""
