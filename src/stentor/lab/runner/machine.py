@@ -12,7 +12,10 @@ import msgspec
 CLUSTER_DOMAIN: Final = "cluster.local"
 
 # Nothing of the person at the keyboard, nor of the labs, is a pod's business. Files of the host's root only.
-MASKED: Final = ("/root", "/home", "/etc/shadow", "/etc/gshadow", "/etc/ssh", "/etc/kubernetes", "/var/lib/stentor")
+MASKED: Final = (
+    *("/root", "/home", "/etc/shadow", "/etc/gshadow", "/etc/ssh", "/etc/kubernetes"),
+    *("/var/lib/stentor", "/var/lib/stentor-lab", "/var/lib/stentor-labs"),
+)
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

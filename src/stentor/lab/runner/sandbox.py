@@ -60,24 +60,24 @@ def save(directory: Path, sandbox: Sandbox) -> None:
 
 async def create(machine: Machine, invoker: Invoker, network: Network | None, pod: Pod, directory: Path) -> Sandbox:
     """Namespaces and addresses. StartFailure (FailedCreatePodSandBox) when they cannot be had; nothing is left then."""
+    if network is None and not pod.spec.host_network:
+        raise StartFailure("NetworkNotReady", "network is not ready: cni plugin not initialized")
     machine.pod_cgroup(pod.metadata.uid).mkdir(parents=True, exist_ok=True)
     sandbox = _plan(pod, directory)
     save(directory, sandbox)  # before anything exists: whatever happens, it will be removed
     await _make_namespaces(machine, pod, sandbox)
-    if pod.spec.host_network:
+    if network is None or pod.spec.host_network:
         sandbox = msgspec.structs.replace(sandbox, addresses=machine.addresses)
         save(directory, sandbox)
         return sandbox
-    if network is None:
-        await destroy(machine, invoker, pod.metadata.uid, sandbox)
-        raise StartFailure("NetworkNotReady", "network is not ready: cni plugin not initialized")
     attachment = _attachment(pod, sandbox)
     sandbox = msgspec.structs.replace(sandbox, network=network, attachment=attachment)
     save(directory, sandbox)
     try:
         result = await invoker.add(network, attachment)
     except CniError as e:
-        await destroy(machine, invoker, pod.metadata.uid, sandbox)
+        # What the plugins had done is undone by now.
+        await asyncio.to_thread(_remove, sandbox, machine.pod_cgroup(pod.metadata.uid))
         where = f"{pod.metadata.name}_{pod.metadata.namespace}({pod.metadata.uid})"
         text = f'Failed to create pod sandbox: failed to setup network for sandbox "{sandbox.id}" of pod "{where}": {e}'
         raise StartFailure("FailedCreatePodSandBox", text) from e
