@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_SERVICE_CIDR: Final = "10.96.0.0/16"
 _SHUTDOWN_S: Final = 2.0
+_EVENT_SWEEP_S: Final = 60.0
 # Objects that live for ever are many, garbage in cycles is rare: full collections of a large heap cost 100 ms each.
 _GC_THRESHOLDS: Final = (50_000, 20, 100)
 
@@ -146,7 +147,9 @@ async def serve(options: Options) -> None:
     signer = Signer(pki.load_key(files.path("sa.key").read_bytes()))
     authenticator, authorizer = Authenticator(signer, store), Authorizer(store)
     proxy = KubeletProxy(rest, _kubelet_tls(files))
-    server = Server(rest, authenticator, authorizer, Subresources(rest, signer, authenticator, authorizer), proxy)
+    server = Server(
+        rest, authenticator, authorizer, Subresources(rest, signer, authenticator, authorizer), proxy, lifecycle
+    )
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     stop = asyncio.Event()
@@ -157,6 +160,7 @@ async def serve(options: Options) -> None:
         await lifecycle.bootstrap(options.advertise, options.listen[0][1])
         jobs.keep("namespaces", lifecycle.run)
         jobs.keep("garbage", garbage.run)
+        jobs.every("events", _EVENT_SWEEP_S, lifecycle.expire_events)
         await _listen(options, files, authority, server, stop)
     await proxy.close()
     store.close()

@@ -28,6 +28,9 @@ def set_crd_defaults(crd: Object) -> None:
         names.setdefault("singular", names["kind"].lower())
         names.setdefault("listKind", names["kind"] + "List")
     spec.setdefault("conversion", {"strategy": "None"})
+    finalizers = crd["metadata"].setdefault("finalizers", [])
+    if FINALIZER not in finalizers and "deletionTimestamp" not in crd["metadata"]:
+        finalizers.append(FINALIZER)  # its objects go first: `lifecycle`
 
 
 def set_crd_status(crd: Object, taken: Iterable[Resource], now: str) -> None:

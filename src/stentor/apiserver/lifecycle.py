@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from stentor.apiserver import crd
-from stentor.apiserver.errors import AlreadyExists, ApiError
+from stentor.apiserver.errors import AlreadyExists, ApiError, NotFound
 from stentor.apiserver.request import SERVER, Call, DeleteOptions
 from stentor.apiserver.resource import Resource
 from stentor.apiserver.rest import Rest
@@ -20,6 +21,7 @@ Object = dict[str, Any]
 NAMESPACES: Final = ("default", "kube-system", "kube-public", "kube-node-lease")
 _AGENT: Final = "stentor-apiserver"
 _ROOT_CA: Final = "kube-root-ca.crt"
+EVENT_LIFETIME: Final = timedelta(hours=1)
 _CONTENT: Final = {"/serviceaccounts": "default", "/configmaps": _ROOT_CA}
 
 
@@ -76,6 +78,18 @@ class Lifecycle:
             await self._end_namespace(name)
         else:
             await self.fill_namespace(name)
+
+    async def expire_events(self, now: datetime | None = None) -> None:
+        """Delete events that nobody has touched for an hour, as upstream's --event-ttl."""
+        limit = (now or datetime.now(UTC)) - EVENT_LIFETIME
+        resource = self._rest.registry.builtin_bucket("/events")
+        for entry in self._rest.store.bucket("/events").select(""):
+            if _last_seen(entry.decode()) < limit:
+                call = Call(SERVER, "delete", resource, entry.namespace, entry.name, agent=_AGENT)
+                try:
+                    await self._rest.delete(call, DeleteOptions())
+                except NotFound:
+                    continue
 
     async def fill_namespace(self, name: str) -> None:
         """The `default` ServiceAccount and the authority's certificate."""
@@ -187,3 +201,8 @@ class Lifecycle:
         content = {k: v for k, v in document.items() if k != "metadata"}
         call = Call(SERVER, "update", resource, "default", document["metadata"]["name"], agent=_AGENT)
         await self._rest.change(call, lambda live: {**live, **content})
+
+
+def _last_seen(event: Object) -> datetime:
+    stamps = ((event.get("series") or {}).get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
+    return datetime.fromisoformat(next((s for s in stamps if s), event["metadata"]["creationTimestamp"]))

@@ -28,6 +28,7 @@ from stentor.apiserver.errors import (
     TooManyRequests,
 )  # fmt: skip
 from stentor.apiserver.kubelet import KubeletProxy
+from stentor.apiserver.lifecycle import Lifecycle
 from stentor.apiserver.listing import Listing, join
 from stentor.apiserver.openapi import OpenAPI
 from stentor.apiserver.printer import Printer
@@ -69,12 +70,14 @@ class Server:
         authorizer: Authorizer,
         subresources: Subresources,
         proxy: KubeletProxy,
+        lifecycle: Lifecycle,
     ) -> None:
         self._rest = rest
         self._authenticator = authenticator
         self._authorizer = authorizer
         self._subresources = subresources
         self._proxy = proxy
+        self._lifecycle = lifecycle
         self._listing = Listing(rest.store, rest.registry)
         self._discovery = Discovery(rest.registry)
         self._openapi = OpenAPI(rest.registry)
@@ -86,6 +89,8 @@ class Server:
             return await self._route(request)
         except ApiError as error:
             return _failure(error)
+        except RecursionError:
+            return _failure(BadRequest("the object is nested too deeply"))
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as fault:
@@ -167,13 +172,21 @@ class Server:
             return self._show(call, self._rest.get(call), form, media)
         if call.verb == "create":
             entry = await self._rest.create(call, decode_body(body, call.content_type))
+            await self._fill(call, entry)
             return self._show(call, entry, form, media, 201)
         if call.verb == "update":
             return self._show(call, await self._rest.update(call, decode_body(body, call.content_type)), form, media)
         if call.verb == "patch":
             entry, created = await self._rest.patch(call, body)
+            if created:
+                await self._fill(call, entry)
             return self._show(call, entry, form, media, 201 if created else 200)
         return await self._delete(call, body)
+
+    async def _fill(self, call: Call, entry: Entry) -> None:
+        """A new namespace is answered when pods can be created in it."""
+        if call.resource.bucket == "/namespaces" and not call.dry_run:
+            await self._lifecycle.fill_namespace(entry.name)
 
     async def _delete(self, call: Call, body: bytes) -> web.Response:
         options = parse_delete_options(decode_body(body, call.content_type) if body else {}, call.query)

@@ -258,6 +258,15 @@ def test_custom_resources(server: Server, namespace: str) -> None:
     assert server.request("GET", f"/apis/{group}/v1/crontabs")[0] == 404
 
 
+def test_a_pod_fits_into_a_namespace_just_made(server: Server) -> None:
+    documents = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "fresh"}}, pod("p")]
+    documents[1]["metadata"]["namespace"] = "fresh"
+    try:
+        server.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(documents))
+    finally:
+        server.kubectl("delete", "namespace", "fresh", "--wait=false")
+
+
 def test_explain_and_resources(server: Server) -> None:
     assert "replicas\t<integer>" in server.kubectl("explain", "deployment.spec")
     assert "-required-" in server.kubectl("explain", "pod.spec.containers")
