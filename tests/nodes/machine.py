@@ -47,26 +47,30 @@ class Machine:
         self.name = f"stentor-node-{os.getpid()}-{next(_numbers)}"
         self._group = cgroup.root() / self.name
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.pid = 0
 
     def __enter__(self) -> Machine:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
         os.close(cgroup.create(self._group / "init"))
         enter = "exec unshare -n -m -u -i -p --fork --kill-child"
         script = f"echo 0 > {self._group}/init/cgroup.procs; {enter} {sys.executable} {holder.__file__}"
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}/tests"}
-        self._holder = subprocess.Popen(
-            ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
-        assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == b"ready\n", "the machine did not come up"
-        children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()
+        process = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self._processes["holder"] = process
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n", "the machine did not come up"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         self.pid = int(children[0])
-        return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        self._holder.kill()
-        self._holder.wait()
+        # The holder is PID 1 of the machine: with it ends everything in there.
         for process in self._processes.values():
             process.kill()
             process.wait()
