@@ -6,7 +6,6 @@ maps that an agent holds (memlock of fdinfo).
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import yaml
 from measure import interleave, save, summarise
+
+from stentor.lab.place import Place
 
 STENTOR = Path(sys.executable).parent / "stentor"
 SHAPES = {"1 cluster × 2 nodes": (1, 2), "2 clusters × 3 nodes": (2, 3)}
@@ -52,15 +53,8 @@ class Bench:
 
     def agents(self) -> list[int]:
         """Their process ids as the host counts them: the only processes of their cgroups."""
-        status = json.loads(self.run("status", "-o", "json"))
-        wanted = {p["pid"] for m in status["machines"] for p in m["processes"] if p["name"] == "agent"}
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            text = (process / "status").read_text()
-            inner = re.search(r"^NSpid:\t(\d+)\t(\d+)$", text, re.MULTILINE)
-            if inner and int(inner[2]) in wanted and "Name:\tstentor-agent\n" in text:
-                found.append(int(inner[1]))
-        return found
+        groups = Place("bench", self.home / "labs").cgroup.glob("machines/*/components/agent/cgroup.procs")
+        return [int(pid) for group in groups for pid in group.read_text().split()]
 
     def run(self, *arguments: str) -> str:
         done = subprocess.run([STENTOR, "lab", *arguments], env=self.environment, capture_output=True, text=True)
@@ -108,7 +102,10 @@ def report(title: str, unit: str, samples: Mapping[str, Sequence[float]]) -> str
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="stentor-bench-") as directory:
         bench = Bench(Path(directory))
-        up_s = interleave({name: lambda name=name: bench.round(name) for name in SHAPES}, rounds=ROUNDS)
+        try:
+            up_s = interleave({name: lambda name=name: bench.round(name) for name in SHAPES}, rounds=ROUNDS)
+        finally:
+            bench.run("down", "--all")
     print(report("Lab: `stentor lab up` to ready", "s", up_s))
     print(report("Lab: `stentor lab down`", "s", bench.down_s))
     mib = {name: [kib / 1024 for kib in values] for name, values in bench.agent_kib.items()}
