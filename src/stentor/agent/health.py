@@ -35,11 +35,12 @@ class Answer(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def local_endpoints(tables: ServiceTables, service: ObjectKey) -> int:
-    """Ready endpoints of a service on this node, each counted once."""
+    """Ready endpoints of a service on this node, those of two families counted once."""
     node = next(iter(tables.nodes), None)
     slices = tables.slices.by("service", service)
     every = (each for found in slices for each in found.endpoints)
-    return len({each.addr for each in every if each.is_ready and node is not None and each.node == node.name})
+    here = {each.addr for each in every if each.is_ready and node is not None and each.node == node.name}
+    return max(sum(1 for addr in here if addr.family == family) for family in (4, 6))
 
 
 class HealthPorts:

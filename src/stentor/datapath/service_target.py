@@ -1,7 +1,7 @@
 """The reconciler's target for `lb_entries`: services with their backends in the load-balancing maps.
 
 A change writes new sets, then source ranges, then the services' rows that name them, and removes afterwards what nothing names
-any more. A set that is still in the kernel from an earlier agent is taken over by the first `dump`.
+any more. What is in the kernel from an earlier agent is taken over before the first change.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class ServiceTarget:
         self._written: dict[FrontendKey, Written] = {}
         self._next_id = 1
         self._refused: set[int] = set()
+        self._has_adopted = False
 
     # ---- what others ask
 
@@ -85,6 +86,8 @@ class ServiceTarget:
         self, upserts: Sequence[tuple[FrontendKey, LBEntry]], deletes: Sequence[FrontendKey]
     ) -> Mapping[FrontendKey, Exception]:
         """Upserts first. Returns what found no room (MapFull) or was refused (OSError); rows before stay as they were."""
+        if not self._has_adopted:  # numbers of rows and sets go on where a predecessor stopped
+            await self.dump()
         failed: dict[FrontendKey, Exception] = {}
         for start in range(0, len(upserts), _SLICE):
             failed |= await self._write([entry for _, entry in upserts[start : start + _SLICE]])
@@ -96,6 +99,7 @@ class ServiceTarget:
 
     async def dump(self) -> Mapping[FrontendKey, LBEntry]:
         """All services in the kernel; one whose set is damaged shows without backends, so that it is written again."""
+        self._has_adopted = True
         sets = read_sets(self._maps["lb_slots"].items())
         await asyncio.sleep(0)
         ranges = self._read_ranges()

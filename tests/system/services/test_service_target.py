@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from balancer import MAGLEV_SIZE, Balancer, backend, entry, key
+from balancer import MAGLEV_SIZE, Balancer, backend, entry, key, lookup_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,6 +115,17 @@ async def test_damage_is_seen_and_repaired() -> None:
         assert len(wrong) == 1, name
         await balancer.put(*wrong)
         assert await balancer.target.dump() == wanted
+
+
+async def test_a_successor_goes_on_with_the_numbers_of_rows_and_sets() -> None:
+    balancer = Balancer("sock")
+    rows = [entry(f"10.96.0.{n}:80", f"10.0.0.{n}:80", affinity_s=60) for n in range(1, 4)]
+    await balancer.put(*rows)
+    before = dict(balancer.maps["lb_services"].items())
+    balancer.target = ServiceTarget(balancer.maps, lookup_table, MAGLEV_SIZE)
+    await balancer.put(*reversed(rows))
+    assert dict(balancer.maps["lb_services"].items()) == before
+    assert [balancer.target.id(row.key) for row in rows] == [1, 2, 3]
 
 
 async def test_sets_that_nothing_names_are_removed() -> None:
