@@ -57,10 +57,10 @@ class RawPeer:
         self.socket.connect((target, 179))
 
     def open(self, capabilities: Capabilities = CAPABILITIES, hold_s: int = 90) -> None:
-        """Send OPEN and, ahead of time, the KEEPALIVE that confirms the other's."""
+        """Send OPEN."""
         offer = msgspec.structs.replace(capabilities, four_octet_as=self.asn)
         identifier = int.from_bytes(socket.inet_aton(self.address), "big")
-        self.socket.sendall(encode_open(Open(self.asn, hold_s, identifier, offer)) + KEEPALIVE)
+        self.socket.sendall(encode_open(Open(self.asn, hold_s, identifier, offer)))
 
     def establish(self, capabilities: Capabilities = CAPABILITIES) -> None:
         """``open``, and ``establish_opened``."""
@@ -68,12 +68,16 @@ class RawPeer:
         self.establish_opened()
 
     def establish_opened(self, deadline_s: float = 20) -> None:
-        """Wait until the other's KEEPALIVE confirms our OPEN; AssertionError with what came instead."""
+        """Confirm the other's OPEN and wait until it confirms ours; AssertionError with what came instead."""
         end = time.monotonic() + deadline_s
+        is_confirmed = False
         while not any(kind is Kind.KEEPALIVE for kind, _ in self.received):
             assert not self.closed, f"{self.address}: refused: {self.received}"
             assert time.monotonic() < end, f"{self.address}: not established: {self.received}"
             self.poll(0.1)
+            if not is_confirmed and any(kind is Kind.OPEN for kind, _ in self.received):
+                is_confirmed = True
+                self.socket.sendall(KEEPALIVE)
 
     def send(self, *messages: bytes) -> None:
         self.socket.sendall(b"".join(messages))
