@@ -210,26 +210,28 @@ def _compare_member(changed: Tree, removed: Tree, key: str, old: Any, new: Any, 
         removed[key] = sub_removed
 
 
-def remove(value: Any, tree: Tree, schema: Schema | None) -> Any:
-    """`value` without the members of `tree`; containers that become empty vanish (None)."""
+def remove(value: Any, tree: Tree, schema: Schema | None, *, hollow: bool = False) -> Any:
+    """`value` without the members of `tree`. Containers that become empty vanish (None), or stay if `hollow`."""
+    out: Any
     if isinstance(value, dict):
-        out: Any = {}
+        out = {}
         for key, member in value.items():
             node = tree.get("f:" + key)
-            kept = member if node is None else _remove_node(member, node, schema.child(key) if schema else None)
+            child = schema.child(key) if schema else None
+            kept = member if node is None else _remove_node(member, node, child, hollow=hollow)
             if kept is not None or node is None:
                 out[key] = kept
-        return out or None
-    if isinstance(value, list) and schema is not None and is_associative(schema):
-        items = []
+    elif isinstance(value, list) and schema is not None and is_associative(schema):
+        out = []
         for item in value:
             node = tree.get(item_key(item, schema) or "")
-            kept = item if node is None else _remove_node(item, node, schema.items)
+            kept = item if node is None else _remove_node(item, node, schema.items, hollow=hollow)
             if kept is not None or node is None:
-                items.append(kept)
-        return items or None
-    return value
+                out.append(kept)
+    else:
+        return value
+    return out if out or hollow else None
 
 
-def _remove_node(value: Any, node: Tree, schema: Schema | None) -> Any:
-    return None if is_member(node) else remove(value, node, schema)
+def _remove_node(value: Any, node: Tree, schema: Schema | None, *, hollow: bool) -> Any:
+    return None if is_member(node) else remove(value, node, schema, hollow=hollow)

@@ -150,8 +150,9 @@ def apply(
     state = strip(live, writer.subresource, has_status=has_status)
     merged = merge(state, wanted, schema)
     dropped = difference(with_parents(last), with_parents(union(others, mine)))
+    # Who owns a container as such goes on owning it when its last member goes, although it is then not stored.
+    changed, removed = compare(state, remove(merged, dropped, schema, hollow=True), schema)
     merged = (remove(merged, dropped, schema) if dropped else merged) or {}
-    changed, removed = compare(state, merged, schema)
     if not force:
         _check_conflicts(entries, writer, changed)
     rest, _ = _take(entries, writer, union(changed, removed))
