@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import signal
@@ -16,6 +17,8 @@ from stentor.agent.api import Api
 from stentor.agent.errors import StartupError
 from stentor.agent.life import Agent, Paths
 from stentor.agent.metric import sample
+from stentor.datapath.errors import StaleObject
+from stentor.datapath.object import read_objects
 from stentor.kube.client import Client
 from stentor.kube.config import Connection, find
 from stentor.kube.errors import BadConfig
@@ -26,6 +29,12 @@ from stentor.runtime.metric import serve_metrics
 from stentor.runtime.sample import registry
 
 log = logging.getLogger(__name__)
+
+
+def warm_up() -> None:
+    """What a parent that forks agents may do once for all of them."""
+    with contextlib.suppress(StaleObject):  # the agent tells it
+        read_objects()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
