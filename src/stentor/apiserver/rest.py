@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from stentor.apiserver import crd, ownership, patch
+from stentor.apiserver import crd, deletion, ownership, patch
 from stentor.apiserver.admission import admit_pod
+from stentor.apiserver.deletion import Verdict
 from stentor.apiserver.errors import (
     BadRequest,
     Cause,
@@ -350,7 +350,7 @@ class Rest:
             self._track(call, old, new)
         if self._is_same(new, old):
             return head
-        if "deletionTimestamp" in new["metadata"] and not self._is_held(resource, new):
+        if "deletionTimestamp" in new["metadata"] and not deletion.is_held(new, resource):
             return await self._write(call, "DELETED", key, new, dry_run=call.dry_run)
         return await self._write(call, "MODIFIED", key, new, dry_run=call.dry_run)
 
@@ -433,16 +433,6 @@ class Rest:
 
         return owners(new) == owners(old) and rest(new) == rest(old)
 
-    @staticmethod
-    def _is_held(resource: Resource, document: Object) -> bool:
-        """Whether a dying object must stay: finalizers, a namespace's content, a pod's grace period."""
-        meta = document["metadata"]
-        if meta.get("finalizers"):
-            return True
-        if resource.bucket == "/namespaces" and document.get("spec", {}).get("finalizers"):
-            return True
-        return bool(meta.get("deletionGracePeriodSeconds"))
-
     # -- deleting
 
     async def delete(self, call: Call, options: DeleteOptions) -> tuple[Entry, bool]:
@@ -452,71 +442,16 @@ class Rest:
         if head is None:
             raise not_found(resource, call.name)
         document = head.decode()
-        meta = document["metadata"]
-        for field, wanted, name in (
-            ("uid", options.uid, "UID"),
-            ("resourceVersion", options.resource_version, "ResourceVersion"),
-        ):
-            if wanted and wanted != meta[field]:
-                why = f"Precondition failed: {name} in precondition: {wanted}, {name} in object meta: {meta[field]}"
-                raise conflict(resource, call.name, why)
-        changed = self._set_propagation(meta, options.propagation_policy)
-        grace = self._grace(resource, document, options)
+        why = deletion.find_conflict(document, options)
+        if why:
+            raise conflict(resource, call.name, why)
+        verdict = deletion.prepare(document, resource, options)
         dry_run = options.dry_run or call.dry_run
-        if grace or self._has_finalizers(resource, document):
-            changed = self._mark(document, resource, grace) or changed
-            if not changed:
-                return head, False
-            return await self._write(call, "MODIFIED", key, document, dry_run=dry_run), False
-        return await self._write(call, "DELETED", key, document, dry_run=dry_run), True
-
-    @staticmethod
-    def _has_finalizers(resource: Resource, document: Object) -> bool:
-        if document["metadata"].get("finalizers"):
-            return True
-        return resource.bucket == "/namespaces" and bool(document.get("spec", {}).get("finalizers"))
-
-    def _set_propagation(self, meta: Object, policy: str) -> bool:
-        """Finalizers that the garbage collector acts on; True when they changed."""
-        wanted = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}.get(policy)
-        before = list(meta.get("finalizers") or ())
-        if not policy:
-            return False
-        after = [f for f in before if f not in ("foregroundDeletion", "orphan")]
-        if wanted:
-            after.append(wanted)
-        meta["finalizers"] = after
-        if not after:
-            del meta["finalizers"]
-        return after != before
-
-    @staticmethod
-    def _grace(resource: Resource, document: Object, options: DeleteOptions) -> int:
-        """Seconds that a pod is given; every other kind goes at once."""
-        if resource.bucket != "/pods":
-            return 0
-        spec, phase = document["spec"], document.get("status", {}).get("phase")
-        if not spec.get("nodeName") or phase in ("Succeeded", "Failed"):
-            return 0
-        grace = options.grace_period_seconds
-        if grace is None:
-            grace = spec.get("terminationGracePeriodSeconds", 30)
-        return max(int(grace), 0)
-
-    @staticmethod
-    def _mark(document: Object, resource: Resource, grace: int) -> bool:
-        """Set the deletion's time; a later one may only shorten it. False when nothing changes."""
-        meta = document["metadata"]
-        if "deletionTimestamp" in meta and grace >= meta.get("deletionGracePeriodSeconds", 0):
-            return False
-        moment = datetime.now(UTC) + timedelta(seconds=grace)
-        meta["deletionTimestamp"] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-        meta["deletionGracePeriodSeconds"] = grace
-        if "generation" in meta:
-            meta["generation"] += 1
-        if resource.bucket == "/namespaces":
-            document.setdefault("status", {})["phase"] = "Terminating"
-        return True
+        if verdict is Verdict.GONE:
+            return await self._write(call, "DELETED", key, document, dry_run=dry_run), True
+        if verdict is Verdict.UNCHANGED:
+            return head, False
+        return await self._write(call, "MODIFIED", key, document, dry_run=dry_run), False
 
     async def delete_collection(self, call: Call, options: DeleteOptions) -> list[Entry]:
         """Delete what the selector accepts; the objects deleted or marked."""
