@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from stentor.lab.errors import NotThereError
+from stentor.lab.place import home
 from stentor.lab.plan import Cluster, Machine, Plan
 from stentor.sys.netlink import IPAddress
 
@@ -75,6 +76,7 @@ def _runner(plan: Plan, cluster: Cluster, machine: Machine) -> list[str]:
         *("--client-ca", f"{_KUBERNETES}/pki/ca.crt"),
         *("--node-ip", ",".join(map(str, machine.node_addresses))),
         *("--cluster-dns", ",".join(map(str, cluster.dns_addresses))),
+        *("--mask", str(home())),  # the keys of every lab lie there
         *(("--node-labels", labels) if labels else ()),
     ]
 
