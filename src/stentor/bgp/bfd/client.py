@@ -66,7 +66,9 @@ class Client:
             self._connect()
 
     def close(self) -> None:
-        """Disconnect; the sessions live on for the process's grace time."""
+        """Disconnect; the sessions live on for the process's grace time. A process that we started in vain ends."""
+        if self._launched is not None:
+            self._launched.terminate()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -82,6 +84,7 @@ class Client:
             self._missing(error)
             return
         self._socket = connection
+        self._launched = None  # it serves, and outlives us from now on
         self._pause_s = _FIRST_PAUSE_S
         self._loop.add_reader(connection, self._read)
         self._state()
