@@ -48,6 +48,7 @@ class Runtime:
         """Remove every namespace that was made."""
         if self._made:
             self.run("sh", "-c", "".join(f"ip netns del {name} 2>/dev/null\n" for name in self._made), check=False)
+            self._made.clear()
 
     def call(self, command: str, name: str, *, pod: str = "", config: object = CONFIG, **changes: str) -> Answer:
         """One call for the namespace `name`; `config` may be bytes that are no JSON."""
