@@ -121,9 +121,10 @@ def test_a_rebooted_machine_starts_its_pods_again(machine: Machine) -> None:
     machine.kubectl("wait", "--for=condition=Ready", "pod/reboot", "--timeout=20s")
     wait_for("end", lambda: (machine.get("pod", "done") or {})["status"].get("phase") == "Succeeded")
     machine.kill("runner")
-    unpin = "umount -l /run/netns/* /run/stentor-lab/pods/*/[iu]*"
-    lose = f"echo 1 > /sys/fs/cgroup/pods/cgroup.kill; {unpin}; rm -rf /run/stentor-lab"
-    machine.run("sh", "-c", f"{lose}; find /sys/fs/cgroup/pods -depth -type d -exec rmdir {{}} +", check=False)
+    pods = "/sys/fs/cgroup/pods"
+    unpin = "umount -l /run/netns/* /run/stentor-lab/pods/*/[iu]*; rm -rf /run/stentor-lab"
+    remove = f"while [ -d {pods} ]; do find {pods} -depth -type d -exec rmdir {{}} + 2>/dev/null; done"
+    machine.run("sh", "-c", f"echo 1 > {pods}/cgroup.kill; {unpin}; {remove}")
     restart(machine)
     wait_for("restart", lambda: container(machine, "reboot").get("restartCount") == 1)
     machine.kubectl("wait", "--for=condition=Ready", "pod/reboot", "--timeout=20s")

@@ -99,7 +99,7 @@ class KubeletServer:
         if component is not None:
             return await _stream(request, Path(component.log_path), options, lambda: component.pid > 0)
         worker = self._worker(namespace, pod)
-        run = worker.runs.get(name)
+        run = worker.ledger.runs.get(name)
         if run is None:
             raise Refused(400, f'container "{name}" in pod "{pod}" is waiting to start: ContainerCreating')
         file, is_running = Path(run.record.log), lambda: run.is_running
@@ -132,7 +132,7 @@ class KubeletServer:
         return socket
 
     def _command(self, namespace: str, pod: str, name: str, words: Sequence[str]) -> Command:
-        run = self._worker(namespace, pod).runs.get(name)
+        run = self._worker(namespace, pod).ledger.runs.get(name)
         if run is None:
             raise Refused(404, f"container not found ({name!r})")
         options, fds = run.exec_options()
@@ -150,7 +150,7 @@ class KubeletServer:
         if self._mirrors.find(namespace, pod) is not None:
             raise Refused(400, "attach: a component of the node has no streams; ask for its logs")
         worker = self._worker(namespace, pod)
-        run = worker.runs.get(name)
+        run = worker.ledger.runs.get(name)
         spec = worker.pod.spec
         found = next((entry for entry in (*spec.containers, *spec.init_containers) if entry.name == name), None)
         if run is None or found is None or not run.is_running:

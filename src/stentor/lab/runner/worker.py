@@ -13,7 +13,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -23,35 +23,25 @@ from stentor.kube import patch
 from stentor.kube.errors import ApiError, Conflict, NotFound
 from stentor.lab.runner import clock, decision, launch, sandbox, source, status, volume
 from stentor.lab.runner.container import Container as Run
-from stentor.lab.runner.container import Record, RunStatus, load_runs
+from stentor.lab.runner.container import load_runs
 from stentor.lab.runner.context import Context
-from stentor.lab.runner.decision import Decision, View
+from stentor.lab.runner.decision import Decision
 from stentor.lab.runner.errors import CniError, StartFailure
 from stentor.lab.runner.health import HealthWatch
 from stentor.lab.runner.hook import run_hook
+from stentor.lab.runner.ledger import Ledger, full_name
 from stentor.lab.runner.sandbox import Sandbox
-from stentor.lab.runner.status import Observed, Situation
+from stentor.lab.runner.status import Situation
 
 _NS: Final = 1_000_000_000
 _RETRY_FIRST_S: Final = 0.25
 _RETRY_MOST_S: Final = 5.0
-_IMAGE_RETRY_FIRST_S: Final = 10.0
 _FORGOTTEN_GRACE_S: Final = 2.0
 _REFRESH_S: Final = 30.0
 _GRACE_CHECK_S: Final = 0.5
-_MESSAGE_BYTES: Final = 4096
 _HOOK_S: Final = 60.0
 
 log = logging.getLogger(__name__)
-
-
-class Refusal(NamedTuple):
-    """Why a container could not even be made; tried again at `retry_at_ns`."""
-
-    reason: str
-    message: str
-    pause_s: float
-    retry_at_ns: int
 
 
 class Worker:
@@ -59,7 +49,7 @@ class Worker:
 
     def __init__(self, context: Context, pod: Pod, on_gone: Callable[[Worker], None]) -> None:
         self.pod = pod
-        self.runs: dict[str, Run] = {}
+        self.ledger = Ledger(pod)
         self.sandbox: Sandbox | None = None
         self.is_adopted = False
         self._context = context
@@ -69,11 +59,6 @@ class Worker:
         self._forgotten = False
         self._phase = pod.status.phase if pod.status.phase in ("Succeeded", "Failed") else ""
         self._initialized = False
-        self._last: dict[str, tuple[Record, RunStatus]] = {}
-        known = (*pod.status.container_statuses, *pod.status.init_container_statuses)
-        self._earlier = {entry.name: entry for entry in known if entry.container_id}
-        self._delays: dict[str, float] = {}
-        self._refusals: dict[str, Refusal] = {}
         self._health: dict[str, HealthWatch] = {}
         self._published: PodStatus | None = None
         self._began_ns = clock.now_ns()
@@ -119,7 +104,7 @@ class Worker:
         """The runner ends; the containers go on, for the next runner to adopt."""
         for watch in self._health.values():
             watch.stop()
-        for run in self.runs.values():
+        for run in self.ledger.runs.values():
             run.forget()
         self._health.clear()
 
@@ -131,7 +116,7 @@ class Worker:
             await self._tear_down()
             return await self._publish()
         now_ns = clock.now_ns()
-        plan = decision.decide(self.pod.spec, self._views(), now_ns)
+        plan = decision.decide(self.pod.spec, self.ledger.views(), now_ns)
         self._initialized = plan.initialized
         self._phase = plan.phase
         for name in plan.kill:
@@ -147,26 +132,6 @@ class Worker:
         if plan.retry_at_ns:
             waits.append(max(0.0, (plan.retry_at_ns - now_ns) / _NS))
         return min((wait for wait in waits if wait is not None), default=None)
-
-    def _views(self) -> dict[str, View]:
-        views = {}
-        for name, run in self.runs.items():
-            state = run.status
-            delay = self._delays.get(name, 0.0)
-            views[name] = View(
-                attempt=run.record.attempt,
-                running=run.is_running,
-                started=run.started,
-                unhealthy=run.unhealthy,
-                exit_code=state.exit_code or 0,
-                finished_ns=state.finished_ns,
-                retry_at_ns=state.finished_ns + int(delay * _NS) if state.exit_code is not None else 0,
-            )
-        for name, refusal in self._refusals.items():
-            before = views.get(name, decision.NEVER)
-            later = max(before.retry_at_ns, refusal.retry_at_ns)
-            views[name] = msgspec.structs.replace(before, retry_at_ns=later)
-        return views
 
     async def _start_all(self, plan: Decision) -> bool:
         """False when the sandbox or the volumes are not to be had now."""
@@ -200,7 +165,7 @@ class Worker:
         self, pod: Pod, container: Container, sources: source.Sources, volumes: dict[str, str], box: Sandbox
     ) -> None:
         name = container.name
-        attempt = self._next_attempt(name)
+        attempt = self.ledger.next_attempt(name)
         try:
             spec = launch.build(
                 self._context.machine,
@@ -217,14 +182,8 @@ class Worker:
         except StartFailure as e:
             self._refuse(container, e)
             return
-        self._refusals.pop(name, None)
-        previous = self.runs.get(name)
-        if previous is not None:
-            self._last[name] = (previous.record, previous.status)
-            ran_s = (previous.status.finished_ns - previous.status.started_ns) / _NS
-            self._delays[name] = decision.next_back_off_s(self._delays.get(name, 0.0), ran_s)
         run = Run.create(self._directory, name, attempt, spec)
-        self.runs[name] = run
+        self.ledger.begin(run)
         self._tell("Pulled", f'Container image "{container.image}" already present on machine')
         self._tell("Created", f"Created container: {name}")
         try:
@@ -238,41 +197,26 @@ class Worker:
         self._drop_old_runs(name, attempt)
 
     def _refuse(self, container: Container, failure: StartFailure) -> None:
-        before = self._refusals.get(container.name)
-        pause_s = min(decision.BACK_OFF_MOST_S, before.pause_s * 2) if before else _IMAGE_RETRY_FIRST_S
-        retry = clock.now_ns() + int(pause_s * _NS)
-        self._refusals[container.name] = Refusal(failure.reason, failure.message, pause_s, retry)
+        self.ledger.refuse(container.name, failure, clock.now_ns())
+        short = failure.message
         if failure.reason == "ErrImagePull":
             self._tell("Failed", f'Failed to pull image "{container.image}": {failure.message}', warning=True)
-        self._tell(
-            "Failed", f"Error: {failure.reason if failure.reason == 'ErrImagePull' else failure.message}", warning=True
-        )
+            short = failure.reason
+        self._tell("Failed", f"Error: {short}", warning=True)
 
     def _setup_failed(self, reason: str, message: str) -> None:
         self._setup_pause_s = min(_RETRY_MOST_S, self._setup_pause_s * 2)
         log.warning("Pod not set up", extra={"pod": str(self.pod.key), "reason": reason, "problem": message})
         self._tell(reason, message, warning=True)
 
-    def _next_attempt(self, name: str) -> int:
-        if name in self.runs:
-            return self.runs[name].record.attempt + 1
-        earlier = self._earlier.get(name)
-        return earlier.restart_count + 1 if earlier is not None else 0
-
     def _container_ended(self, run: Run) -> None:
         watch = self._health.pop(run.record.name, None)
         if watch is not None:
             watch.stop()
-        self._tell_back_off(run)
+        if self.ledger.pause_s(run, self.pod.spec.restart_policy) > 0:
+            text = f"Back-off restarting failed container {run.record.name} in pod {full_name(self.pod)}"
+            self._tell("BackOff", text, warning=True)
         self._wake.set()
-
-    def _tell_back_off(self, run: Run) -> None:
-        name, spec = run.record.name, self.pod.spec
-        view = View(attempt=run.record.attempt, exit_code=run.status.exit_code or 0)
-        if self._delays.get(name, 0.0) > 0 and decision.should_restart(spec.restart_policy, view):
-            meta = self.pod.metadata
-            where = f"{meta.name}_{meta.namespace}({meta.uid})"
-            self._tell("BackOff", f"Back-off restarting failed container {name} in pod {where}", warning=True)
 
     def _watch_health(self, container: Container, run: Run) -> None:
         self._health[container.name] = HealthWatch(
@@ -291,7 +235,7 @@ class Worker:
         return self.sandbox.addresses[0] if self.sandbox is not None and self.sandbox.addresses else "127.0.0.1"
 
     def _restart_unhealthy(self, name: str) -> None:
-        run = self.runs[name]
+        run = self.ledger.runs[name]
         reason, run.unhealthy = run.unhealthy, ""
         self._tell("Killing", f"Container {name} failed {reason}, will be restarted")
         self._context.jobs.once(f"stop {self.pod.key}/{name}", self._stop([run], self._grace_s))
@@ -307,7 +251,7 @@ class Worker:
 
     async def _terminate(self) -> None:
         """Ends all containers, then removes the pod here and from the API server."""
-        running = [run for run in self.runs.values() if run.is_running]
+        running = [run for run in self.ledger.runs.values() if run.is_running]
         sidecars = {entry.name for entry in self.pod.spec.init_containers if decision.is_sidecar(entry)}
         began_s = asyncio.get_running_loop().time()
         for run in running:
@@ -407,12 +351,10 @@ class Worker:
             name = run.record.name
             run.adopt(self._container_ended)
             if name in specs and run.status.started_ns:
-                self.runs[name] = run
-                self._earlier.pop(name, None)
-                self._delays[name] = decision.back_off_of_attempt_s(run.record.attempt)
+                self.ledger.adopt(run)
                 if run.is_running:
                     self._watch_health(specs[name], run)
-        self._initialized = any(entry.name in self.runs for entry in self.pod.spec.containers)
+        self._initialized = any(entry.name in self.ledger.runs for entry in self.pod.spec.containers)
 
     def _drop_old_runs(self, name: str, attempt: int) -> None:
         """Only this run's and the previous one's files are kept: `logs --previous` reads them."""
@@ -456,8 +398,11 @@ class Worker:
         addresses = self.sandbox.addresses if self.sandbox is not None else ()
         if self._phase and not addresses and self._published is not None:
             addresses = tuple(entry.ip for entry in self._published.pod_ips)
+        restarts = not self._phase and not self.pod.is_terminating
+        containers = self._all_containers()
+        observed = {entry.name: self.ledger.observe(self.pod, entry, restarts=restarts) for entry in containers}
         return Situation(
-            observed={entry.name: self._observe(entry) for entry in self._all_containers()},
+            observed=observed,
             host_ips=self._context.machine.addresses,
             pod_ips=addresses,
             has_sandbox=self.sandbox is not None,
@@ -470,48 +415,9 @@ class Worker:
     def _all_containers(self) -> tuple[Container, ...]:
         return (*self.pod.spec.init_containers, *self.pod.spec.containers)
 
-    def _observe(self, container: Container) -> Observed:
-        name = container.name
-        run = self.runs.get(name)
-        refusal = self._refusals.get(name)
-        earlier = self._earlier.get(name)
-        if run is None:
-            return Observed(waiting=(refusal.reason, refusal.message) if refusal else None, earlier=earlier)
-        waiting = (refusal.reason, refusal.message) if refusal else self._back_off_text(container, run)
-        return Observed(
-            record=run.record,
-            run=run.status,
-            message=self._termination_message(run) if run.status.exit_code is not None else "",
-            ready=run.ready and run.is_running,
-            started=run.started and run.is_running,
-            waiting=waiting,
-            last=self._last.get(name),
-            earlier=earlier,
-        )
-
-    def _back_off_text(self, container: Container, run: Run) -> tuple[str, str] | None:
-        if self._phase or run.is_running or self.pod.is_terminating:
-            return None
-        policy = "Always" if decision.is_sidecar(container) else self.pod.spec.restart_policy
-        view = View(attempt=run.record.attempt, exit_code=run.status.exit_code or 0)
-        delay_s = self._delays.get(container.name, 0.0)
-        if delay_s <= 0 or not decision.should_restart(policy, view):
-            return None
-        meta = self.pod.metadata
-        where = f"{meta.name}_{meta.namespace}({meta.uid})"
-        text = f"back-off {_duration(delay_s)} restarting failed container={container.name} pod={where}"
-        return "CrashLoopBackOff", text
-
-    def _termination_message(self, run: Run) -> str:
-        try:
-            with open(run.directory / "termination-log", "rb") as file:
-                return file.read(_MESSAGE_BYTES).decode("utf-8", "replace")
-        except OSError:
-            return ""
-
     async def _publish(self) -> float | None:
         """Writes the status when it has changed; returns a pause when it has to be tried again."""
-        if self._phase and not self.runs:
+        if self._phase and not self.ledger.runs:
             return None  # it ended before the machine was restarted: its status says how
         fresh = status.compute(self._pod_as_published(), self._situation())
         if self._forgotten or fresh == (self._published or self.pod.status):
@@ -541,9 +447,3 @@ async def _wait_ended(runs: list[Run], timeout_s: float | None) -> None:
             for run in runs:
                 if run.is_running:
                     await run.ended.wait()
-
-
-def _duration(seconds: float) -> str:
-    """As Go prints durations: 10s, 1m20s, 5m0s."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
