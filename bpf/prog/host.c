@@ -30,13 +30,16 @@ static __always_inline int leave_host(struct __sk_buff *skb, struct flow *f)
 SEC("tc/from_host")
 int from_host(struct __sk_buff *skb)
 {
-	struct flow f = { .direction = EGRESS };
+	struct flow *f = new_flow(EGRESS);
 	__be32 fragment_id;
-	int verdict = make_linear(skb) ? parse_ip(skb, ETH_HLEN, &f, &fragment_id) : DROP_INVALID;
+	int verdict;
 
+	if (!f)
+		return TC_ACT_SHOT;
+	verdict = make_linear(skb) ? parse_ip(skb, ETH_HLEN, f, &fragment_id) : DROP_INVALID;
 	if (verdict == OK)
-		verdict = leave_host(skb, &f);
-	return finish(skb, &f, verdict);
+		verdict = leave_host(skb, f);
+	return finish(skb, f, verdict);
 }
 
 /* The overlay's own packets, which are most of what an uplink sees: nothing to do, as soon as that is known. */
@@ -121,14 +124,16 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, __b
 SEC("tc/to_netdev")
 int to_netdev(struct __sk_buff *skb)
 {
-	struct flow f = { .direction = EGRESS };
+	struct flow *f = new_flow(EGRESS);
 	__be32 fragment_id = 0;
 	int verdict;
 
-	if (!make_linear(skb) || parse_ip(skb, ETH_HLEN, &f, &fragment_id) != OK)
+	if (!f)
+		return TC_ACT_SHOT;
+	if (!make_linear(skb) || parse_ip(skb, ETH_HLEN, f, &fragment_id) != OK)
 		return TC_ACT_OK;
-	verdict = leave_node(skb, &f, fragment_id);
-	return verdict < 0 ? drop(skb, &f, verdict) : verdict;
+	verdict = leave_node(skb, f, fragment_id);
+	return verdict < 0 ? drop(skb, f, verdict) : verdict;
 }
 
 /* A pod behind the overlay does not speak to us beside it: the source is forged. */
@@ -273,14 +278,16 @@ static __always_inline int enter_node(struct __sk_buff *skb, struct flow *f, __b
 SEC("tc/from_netdev")
 int from_netdev(struct __sk_buff *skb)
 {
-	struct flow f = { .direction = INGRESS };
+	struct flow *f = new_flow(INGRESS);
 	__be32 fragment_id = 0;
 	int verdict;
 
-	if (!make_linear(skb) || parse_ip(skb, ETH_HLEN, &f, &fragment_id) != OK)
+	if (!f)
+		return TC_ACT_SHOT;
+	if (!make_linear(skb) || parse_ip(skb, ETH_HLEN, f, &fragment_id) != OK)
 		return TC_ACT_OK;
-	verdict = enter_node(skb, &f, fragment_id);
-	return verdict < 0 ? drop(skb, &f, verdict) : verdict;
+	verdict = enter_node(skb, f, fragment_id);
+	return verdict < 0 ? drop(skb, f, verdict) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -50,12 +50,15 @@ static __always_inline int leave_overlay(struct __sk_buff *skb, struct flow *f)
 SEC("tc/from_overlay")
 int from_overlay(struct __sk_buff *skb)
 {
-	struct flow f = { .direction = INGRESS };
-	int verdict = parse(skb, &f);
+	struct flow *f = new_flow(INGRESS);
+	int verdict;
 
+	if (!f)
+		return TC_ACT_SHOT;
+	verdict = parse(skb, f);
 	if (verdict == OK)
-		verdict = leave_overlay(skb, &f);
-	return finish(skb, &f, verdict);
+		verdict = leave_overlay(skb, f);
+	return finish(skb, f, verdict);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

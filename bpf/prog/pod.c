@@ -120,12 +120,15 @@ static __always_inline int leave_container(struct __sk_buff *skb, struct flow *f
 SEC("tc/from_container")
 int from_container(struct __sk_buff *skb)
 {
-	struct flow f = { .direction = EGRESS };
-	int verdict = parse(skb, &f);
+	struct flow *f = new_flow(EGRESS);
+	int verdict;
 
+	if (!f)
+		return TC_ACT_SHOT;
+	verdict = parse(skb, f);
 	if (verdict == OK)
-		verdict = leave_container(skb, &f);
-	return finish(skb, &f, verdict);
+		verdict = leave_container(skb, f);
+	return finish(skb, f, verdict);
 }
 
 static __always_inline int enter_container(struct __sk_buff *skb, struct flow *f)
@@ -145,12 +148,15 @@ static __always_inline int enter_container(struct __sk_buff *skb, struct flow *f
 SEC("tc/to_container")
 int to_container(struct __sk_buff *skb)
 {
-	struct flow f = { .direction = INGRESS };
-	int verdict = parse(skb, &f);
+	struct flow *f = new_flow(INGRESS);
+	int verdict;
 
+	if (!f)
+		return TC_ACT_SHOT;
+	verdict = parse(skb, f);
 	if (verdict == OK)
-		verdict = enter_container(skb, &f);
-	return finish(skb, &f, verdict);
+		verdict = enter_container(skb, f);
+	return finish(skb, f, verdict);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import struct
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -87,11 +87,21 @@ class Object:
 
     @cached_property
     def definitions(self) -> Mapping[str, MapDefinition]:
+        """The maps that are pinned and shared with other objects."""
+        return {name: found for name, found in self._maps.items() if "pinning" in found.numbers}
+
+    @property
+    def private(self) -> tuple[str, ...]:
+        """The maps that each load has for itself: scratch space."""
+        return tuple(self._maps.keys() - self.definitions.keys())
+
+    @cached_property
+    def _maps(self) -> Mapping[str, MapDefinition]:
         return {definition.name: definition for definition in self.btf.maps()}
 
     def map_spec(self, name: str, max_entries: int | None = None) -> MapSpec:
         """What the object declares, with another capacity if given."""
-        definition = self.definitions[name]
+        definition = self._maps[name]
         numbers = definition.numbers
         key = self.btf.size_of(definition.key_type) if definition.key_type else 0
         value = self.btf.size_of(definition.value_type) if definition.value_type else 0
@@ -118,7 +128,8 @@ class LoadedObject:
     """`statistics` holds the verifier's words about each program loaded."""
 
     def __init__(self, source: Object, config: bytes, maps: Mapping[str, Map]) -> None:
-        self.source, self.maps = source, maps
+        self.source = source
+        self.maps = {**maps, **{name: Map.create(source.map_spec(name), name) for name in source.private}}
         self.statistics: dict[str, str] = {}
         self._btf_fd, self._lines = self._load_types()
         self._config = self._freeze(config)
@@ -191,9 +202,23 @@ def _text(log: bytearray) -> str:
     return bytes(log).split(b"\0", 1)[0].decode(errors="replace").strip()
 
 
+def _read(path: Path) -> Object:
+    """The object, read again only if the file has changed: a parent that has read it shares it with what it forks."""
+    try:
+        stamp = path.stat()
+    except FileNotFoundError:
+        raise StaleObject(str(path), "is missing") from None
+    return _read_once(path, (stamp.st_ino, stamp.st_size, stamp.st_mtime_ns))
+
+
+@lru_cache(maxsize=len(NAMES))
+def _read_once(path: Path, stamp: tuple[int, int, int]) -> Object:
+    return Object(path)
+
+
 def read_objects(directory: Path = OBJECTS, sources: Path = SOURCES) -> dict[str, Object]:
     """All objects; StaleObject when one is missing, or does not belong to the sources (in a checkout) or to the others."""
-    objects = {name: Object(directory / f"{name}.o") for name in NAMES}
+    objects = {name: _read(directory / f"{name}.o") for name in NAMES}
     wanted = source_hash(sources) if (sources / "Makefile").exists() else next(iter(objects.values())).hash
     for found in objects.values():
         if found.hash != wanted:

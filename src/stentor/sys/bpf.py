@@ -199,10 +199,13 @@ class Map:
 
     def _batch(self, command: Command, attr: bytearray) -> tuple[int, OSError | None]:
         """(rows done, why not more)."""
+        asked = struct.unpack_from("<I", attr, 32)[0]
         try:
             bpf(command, attr)
         except OSError as e:
-            return struct.unpack_from("<I", attr, 32)[0], e
+            done = struct.unpack_from("<I", attr, 32)[0]
+            refused = e.errno in _NO_BATCHES and done == asked  # as a whole: the kernel has not written the count
+            return 0 if refused else done, e
         return struct.unpack_from("<I", attr, 32)[0], None
 
     def update_batch(self, rows: Mapping[bytes, bytes]) -> dict[bytes, OSError]:
