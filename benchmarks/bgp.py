@@ -513,13 +513,15 @@ def bench_peers(count: int, peers: int) -> dict[str, Any]:
     """One speaker, many peers (one BIRD with an address each), all sessions from nothing to the whole table."""
     with Bench() as bench:
         wire = Wire(bench, "p")
-        addresses = [f"10.0.2.{100 + number}" for number in range(peers)]
-        for address in addresses:
-            run("ip", "-n", wire.right, "address", "add", f"{address}/24", "dev", "rl")
+        addresses = [f"10.8.2.{1 + number}" for number in range(peers)]
+        for number, address in enumerate(addresses):  # BIRD has one session an address of ours
+            run("ip", "-n", wire.right, "address", "add", f"{address}/16", "dev", "rl")
+            run("ip", "-n", wire.left, "address", "add", f"10.8.1.{1 + number}/16", "dev", "lr")
         conf = ["router id 10.0.2.2; protocol device {}"]
         conf += [
-            f"""ipv4 table t{n}; protocol bgp x{n} {{ disabled yes; local {a} as 65002; neighbor 10.0.2.1 as 65001;
- hold time 240; connect delay time 1; error wait time 1,2; ipv4 {{ table t{n}; import all; export none; }}; }}"""
+            f"""ipv4 table t{n}; protocol bgp x{n} {{ disabled yes; local {a} as 65002;
+ neighbor 10.8.1.{1 + n} as 65001; hold time 240; connect delay time 1;
+ error wait time 1,2; ipv4 {{ table t{n}; import all; export none; }}; }}"""
             for n, a in enumerate(addresses)
         ]
         bird = Bird(bench, wire.right, "\n".join(conf) + "\n")

@@ -6,7 +6,10 @@ gets no more than its share.
 """
 
 import asyncio
+import fcntl
 import socket
+import termios
+from array import array
 from collections import deque
 from collections.abc import Callable
 
@@ -15,6 +18,7 @@ from stentor.bgp.wire import MAX_MESSAGE, Kind, split_messages
 
 READ_SIZE = 64 * 1024
 HIGH_WATER = 256 * 1024
+LINGER_S = 1.0
 
 
 class Connection:
@@ -91,6 +95,10 @@ class Connection:
         while self._queue and self._send(self._queue[0]) == len(self._queue[0]):
             self._queue.popleft()
         self._release()
+        if _unread(self._socket):
+            self._linger()
+        else:
+            self._socket.close()
 
     def _release(self) -> None:
         self.is_open = False
@@ -99,7 +107,33 @@ class Connection:
             self._loop.remove_writer(self._socket.fileno())
         self._queue.clear()
         self._queued = 0
-        self._socket.close()
+
+    def _linger(self) -> None:
+        """A socket closed with unread data is reset, and the peer may never see our NOTIFICATION: read on for a moment."""
+        sock, loop = self._socket, self._loop
+
+        def drop() -> None:
+            if sock.fileno() >= 0:
+                loop.remove_reader(sock.fileno())
+                sock.close()
+
+        def discard() -> None:
+            try:
+                is_over = not sock.recv(READ_SIZE)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                is_over = True
+            if is_over:
+                drop()
+
+        try:
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            sock.close()
+            return
+        loop.add_reader(sock.fileno(), discard)
+        loop.call_later(LINGER_S, drop)
 
     def _send(self, view: memoryview) -> int:
         try:
@@ -158,4 +192,11 @@ class Connection:
 
     def _end(self, reason: str) -> None:
         self._release()
+        self._socket.close()
         self._on_closed(reason)
+
+
+def _unread(sock: socket.socket) -> bool:
+    waiting = array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, waiting)
+    return waiting[0] > 0

@@ -54,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True):
     connect_retry_s: float = 5.0
     keepalive_s: float | None = None
     idle_hold_s: float = 1.0
+    open_hold_s: float = OPEN_HOLD_S
 
 
 class Closed(msgspec.Struct, frozen=True):
@@ -250,7 +251,7 @@ def _connected(machine: Machine, _event: Event) -> Result:
         Disarm(Timer.CONNECT_RETRY),
         Disarm(Timer.IDLE_HOLD),
         Send(machine.settings.local),
-        Arm(Timer.HOLD, OPEN_HOLD_S),
+        Arm(Timer.HOLD, machine.settings.open_hold_s),
     ]
 
 

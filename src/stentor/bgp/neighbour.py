@@ -16,13 +16,15 @@ from stentor.bgp.capability import AddPath, Capabilities, Graceful, LongLived, O
 from stentor.bgp.config import AddPathMode, FamilyConfig, Peer
 from stentor.bgp.errors import Cease, Code, Unsupported
 from stentor.bgp.exchange import Exchange, Router
-from stentor.bgp.fsm import Closed, Reset, Settings, Start, State, Stop, is_ours_kept
+from stentor.bgp.fsm import OPEN_HOLD_S, Closed, Reset, Settings, Start, State, Stop, is_ours_kept
 from stentor.bgp.nlri import Family, parse_address
 from stentor.bgp.retention import Retention, is_graceful
 from stentor.bgp.wire import Notification, Refresh, shutdown
 
 STALE_SWEEP_S = 360.0
 IBGP_TTL = 64
+DYNAMIC_OPEN_HOLD_S = 15.0
+"""Anybody in a listen range may connect: who says nothing must not keep a place for long."""
 
 
 class Host(Router, Protocol):
@@ -356,6 +358,7 @@ class Neighbour:
             connect_retry_s=config.timers.connect_retry_time_seconds,
             keepalive_s=config.timers.keep_alive_time_seconds,
             idle_hold_s=config.timers.idle_hold_time_seconds,
+            open_hold_s=DYNAMIC_OPEN_HOLD_S if self.is_dynamic else OPEN_HOLD_S,
         )
 
     def _capabilities(self, asn: int) -> Capabilities:
