@@ -275,6 +275,9 @@ class Agent:
                 changed.clear()
                 tracker.drain()
                 self.pools.set_prefixes(self.node.learn_prefixes(self.tables.nodes))
+                if (self.values.cluster.name, self.node.name) not in self.tables.nodes:
+                    # Somebody deleted our CiliumNode: without it no other node reaches our pods.
+                    await self.node.announce(self.routers, own_cidrs=self.values.ipam.mode == "kubernetes")
                 await changed.wait()
         finally:
             tracker.close()

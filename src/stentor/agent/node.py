@@ -91,13 +91,19 @@ class LocalNode:
                     uid=facts.uid,
                     labels=facts.labels,
                     addresses=(*facts.addresses, *(("CiliumInternalIP", router) for router in routers)),
-                    pod_cidrs=facts.node_pod_cidrs if own_cidrs else None,
+                    pod_cidrs=self._announced_prefixes(own_cidrs),
                 )
                 return
             except ApiError as e:
                 log.info("CiliumNode is not written yet", extra={"error": e.message})
             await asyncio.sleep(pause_s)
             pause_s = min(_SLOW_POLL_S, pause_s * 1.5)
+
+    def _announced_prefixes(self, own_cidrs: bool) -> tuple[str, ...] | None:
+        """The Node's in mode kubernetes, else those in use: a CiliumNode made anew must not get others. None before there
+        are any."""
+        assert self.facts is not None
+        return self.facts.node_pod_cidrs if own_cidrs else self.facts.pod_cidrs or None
 
     def learn_prefixes(self, nodes: Table[tuple[str, str], NodeRow]) -> tuple[Prefix, ...]:
         """The pod CIDRs that this node has now: what its CiliumNode says, or what is remembered."""

@@ -246,3 +246,18 @@ def test_without_an_api_server_the_last_known_state_stays(cluster: Cluster, load
         lab.run("start", "node-1/apiserver")
     eventually(lambda: healthy(lab, "node-2", 0), 60)
     load()
+
+
+def test_a_deleted_node_object_comes_back(cluster: Cluster) -> None:
+    lab, a, c = cluster.lab, cluster.places["a"], cluster.places["c"]
+    before = lab.objects("ciliumnode", "node-2")
+    lab.kubectl("delete", "ciliumnode", "node-2")
+
+    def back() -> bool:
+        found = lab.objects("ciliumnodes")["items"]
+        node = next((each for each in found if each["metadata"]["name"] == "node-2"), None)
+        return node is not None and node["spec"].get("ipam") == before["spec"]["ipam"]
+
+    eventually(back)
+    assert lab.objects("ciliumnode", "node-2")["metadata"]["uid"] != before["metadata"]["uid"]
+    eventually(lambda: ping(a, c.addresses[4]) and ping(c, a.addresses[6]))
