@@ -24,6 +24,7 @@ OVERLAY_IFINDEX = 99
 TC_OK, TC_SHOT, TC_REDIRECT = 0, 2, 7
 MAC = bytes.fromhex("0200000000aa")
 CAPACITY = 1024
+MAGLEV_SIZE = 251
 
 
 class Bench:
@@ -38,7 +39,7 @@ class Bench:
                     spec = found.map_spec(name)
                     small = min(spec.max_entries, CAPACITY) if name != "events" else None
                     self.maps[name] = Map.create(found.map_spec(name, small), name)
-        config = DatapathConfig(overlay_ifindex=OVERLAY_IFINDEX, test=True).pack()
+        config = DatapathConfig(overlay_ifindex=OVERLAY_IFINDEX, maglev_size=MAGLEV_SIZE, test=True).pack()
         self.programs: dict[str, int] = {}
         for found in objects.values():
             loaded = found.load(config, self.maps)
