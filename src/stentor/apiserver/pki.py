@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+_DUMPER: Final = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 LIFETIME: Final = timedelta(days=3650)
 KUBERNETES_NAMES: Final = (
     "kubernetes",
@@ -111,7 +112,7 @@ def make_kubeconfig(server: str, ca: bytes, client: Pair, *, name: str = "stento
         "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
         "current-context": name,
     }
-    return yaml.safe_dump(document, sort_keys=False)
+    return str(yaml.dump(document, Dumper=_DUMPER, sort_keys=False))
 
 
 class Files:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
-import yaml
 from aiohttp import web
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 
@@ -38,7 +37,7 @@ from stentor.apiserver.rest import Rest
 from stentor.apiserver.store import Entry
 from stentor.apiserver.subresource import Subresources
 from stentor.apiserver.watch import Watcher
-from stentor.apiserver.wire import JSON, YAML, Form, choose_form, decode_body, encode, show, show_metadata
+from stentor.apiserver.wire import JSON, YAML, Form, choose_form, decode_body, dump_yaml, encode, show, show_metadata
 
 log = logging.getLogger(__name__)
 
@@ -343,7 +342,7 @@ def _forbidden(user: User, verb: str, target: Target) -> Forbidden:
 
 def _json(body: bytes, status: int = 200, media: str = JSON) -> web.Response:
     if media == YAML:
-        body = yaml.safe_dump(msgspec.json.decode(body), sort_keys=False).encode()
+        body = dump_yaml(msgspec.json.decode(body))
     return web.Response(body=body, status=status, headers={"Content-Type": media, "Cache-Control": "no-cache, private"})
 
 

@@ -20,6 +20,7 @@ JSON = "application/json"
 YAML = "application/yaml"
 PROTOBUF = "application/vnd.kubernetes.protobuf"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 encode = msgspec.json.encode
 
 
@@ -107,6 +108,10 @@ _EVENT_NAMES: Mapping[str, str] = {
     "source": "deprecatedSource",
 }
 _EVENT_NAMES_BACK = {new: old for old, new in _EVENT_NAMES.items()}
+
+
+def dump_yaml(value: Any) -> bytes:
+    return bytes(yaml.dump(value, Dumper=_DUMPER, sort_keys=False, encoding="utf-8"))
 
 
 def to_version(document: Object, resource: Resource, api_version: str) -> Object:
