@@ -48,7 +48,8 @@ def configure(routes: list[str]) -> dict[str, object]:
         "name": "good",
         "peerAddress": "10.1.0.2",
         "peerASN": 65002,
-        "timers": {"connectRetryTimeSeconds": 1},
+        # One side connects: a collision may end a session that one end takes for established already (RFC 4271 §6.8).
+        "transport": {"passive": True},
         "families": [{"afi": "ipv4", "export": "accept"}],
     }
     instance = {
