@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import signal
 import socket
+import sqlite3
 import ssl
 import sys
 from collections.abc import Sequence
@@ -128,7 +129,7 @@ def main(argv: list[str]) -> int:
     logs.set_up(debug=options.debug)
     try:
         uvloop.run(serve(options))
-    except OSError as fault:
+    except (OSError, ValueError, sqlite3.Error) as fault:
         log.error("cannot start", extra={"cause": fault})
         return 1
     return 0
