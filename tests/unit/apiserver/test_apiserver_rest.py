@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apiservers.memory import CRON_TABS, Memory, config_map, cron_tab, deployment, pod
@@ -394,5 +394,55 @@ async def test_no_document_breaks_the_server(kind: str, document: dict[str, Any]
         await memory.rest.create(memory.call("create", kind, dryRun="All"), body)
     except ApiError as error:
         assert error.code in (400, 403, 404, 409, 422)
+    finally:
+        memory.store.close()
+
+
+FIELDS = st.sampled_from(
+    [
+        "metadata", "spec", "status", "name", "labels", "annotations", "finalizers", "ownerReferences", "managedFields",
+        "resourceVersion", "uid", "containers", "ports", "template", "selector", "strategy", "replicas", "clusterIP",
+        "clusterIPs", "ipFamilies", "type", "tolerations", "volumes", "$patch", "$setElementOrder/containers", "x",
+    ]
+)  # fmt: skip
+PATCHES = st.dictionaries(
+    FIELDS,
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-5, 70000)
+        | st.sampled_from(["", "a", "None", "delete", "replace", "10.96.0.5"]),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(FIELDS, inner, max_size=3),
+        max_leaves=10,
+    ),
+    max_size=3,
+)
+MEDIA = ["merge-patch+json", "strategic-merge-patch+json", "apply-patch+yaml"]
+SERVICE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}}
+OBJECTS = [pod("a"), deployment("a"), SERVICE, config_map("a"), cron_tab("a")]
+
+
+@settings(max_examples=200)
+@given(data=st.data(), media=st.sampled_from(MEDIA), sub=st.sampled_from(["", "", "status"]))
+async def test_no_patch_breaks_the_server(data: st.DataObject, media: str, sub: str) -> None:
+    memory = await Memory().start()
+    await memory.create(CRON_TABS)
+    document = data.draw(st.sampled_from(OBJECTS))
+    patch = data.draw(PATCHES)
+    await memory.create(document)
+    if media == "apply-patch+yaml":
+        patch = {"apiVersion": document["apiVersion"], "kind": document["kind"], **patch}
+    try:
+        await memory.patch(
+            document["kind"],
+            "a",
+            patch,
+            media,
+            sub if document["kind"] != "ConfigMap" else "",
+            fieldManager="m",
+            force="true",
+        )
+    except ApiError as error:
+        assert error.code in (400, 409, 415, 422)
     finally:
         memory.store.close()
