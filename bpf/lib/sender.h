@@ -30,6 +30,8 @@ static __always_inline int check_sender(struct flow *f, __u32 sent)
 	struct ipcache_entry *known = find_in_ipcache(&f->src);
 	__u32 expected = known ? known->identity : 0;
 
+	if (identity_is_cluster(expected) && !(known->flags & IPCACHE_TUNNEL)) /* our own pods do not live behind the overlay */
+		return DROP_INVALID_SOURCE;
 	if (sent == IDENTITY_HOST) { /* the sender's own; to us it is another node */
 		f->src_id = expected ?: IDENTITY_REMOTE_NODE;
 		return identity_is_node(f->src_id) ? OK : DROP_INVALID_IDENTITY;

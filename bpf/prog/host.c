@@ -42,15 +42,20 @@ int from_host(struct __sk_buff *skb)
 	return finish(skb, f, verdict);
 }
 
-/* The overlay's own packets, which are most of what an uplink sees: nothing to do, as soon as that is known. */
-static __always_inline bool is_overlay(const struct __sk_buff *skb, const struct flow *f)
+/* The overlay's own packets, which are most of what an uplink sees, pass before anything else is asked. They have neither
+ * options nor extension headers. */
+static __always_inline bool is_overlay(const struct __sk_buff *skb)
 {
-	struct ports *ports;
+	struct { struct iphdr ip; struct ports ports; } __attribute__((packed)) *v4;
+	struct { struct ipv6hdr ip; struct ports ports; } __attribute__((packed)) *v6;
 
-	if (f->proto != IPPROTO_UDP || f->fragment == LATER_FRAGMENT)
-		return false;
-	ports = header_at(skb, f->l4, sizeof(*ports));
-	return ports && ports->dst == config.tunnel_port;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		v4 = header_at(skb, ETH_HLEN, sizeof(*v4));
+		return v4 && v4->ip.ihl == 5 && v4->ip.protocol == IPPROTO_UDP && v4->ports.dst == config.tunnel_port &&
+		       !(v4->ip.frag_off & bpf_htons(IPV4_OFFSET));
+	}
+	v6 = header_at(skb, ETH_HLEN, sizeof(*v6));
+	return v6 && skb->protocol == bpf_htons(ETH_P_IPV6) && v6->ip.nexthdr == IPPROTO_UDP && v6->ports.dst == config.tunnel_port;
 }
 
 /* The address that a packet of this family is masqueraded with on this device; false: none. */
@@ -103,7 +108,7 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, __b
 	struct addr to;
 	int verdict;
 
-	if (is_overlay(skb, f) || skb->mark == MARK_TRANSLATED)
+	if (skb->mark == MARK_TRANSLATED)
 		return TC_ACT_OK;
 	from = bpf_map_lookup_elem(&endpoints, &f->src);
 	verdict = f->fragment ? parse_fragment(skb, f, fragment_id) : parse_l4(skb, f, false);
@@ -124,10 +129,13 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, __b
 SEC("tc/to_netdev")
 int to_netdev(struct __sk_buff *skb)
 {
-	struct flow *f = new_flow(EGRESS);
 	__be32 fragment_id = 0;
+	struct flow *f;
 	int verdict;
 
+	if (is_overlay(skb))
+		return TC_ACT_OK;
+	f = new_flow(EGRESS);
 	if (!f)
 		return TC_ACT_SHOT;
 	if (!make_linear(skb) || parse_ip(skb, ETH_HLEN, f, &fragment_id) != OK)
@@ -255,8 +263,6 @@ static __always_inline int enter_node(struct __sk_buff *skb, struct flow *f, __b
 	bool is_parsed;
 	int verdict;
 
-	if (is_overlay(skb, f))
-		return TC_ACT_OK;
 	is_parsed = (f->fragment ? parse_fragment(skb, f, fragment_id) : parse_l4(skb, f, false)) == OK;
 	if (is_parsed && can_be_balanced(f)) {
 		verdict = serve(skb, f);
@@ -278,10 +284,13 @@ static __always_inline int enter_node(struct __sk_buff *skb, struct flow *f, __b
 SEC("tc/from_netdev")
 int from_netdev(struct __sk_buff *skb)
 {
-	struct flow *f = new_flow(INGRESS);
 	__be32 fragment_id = 0;
+	struct flow *f;
 	int verdict;
 
+	if (is_overlay(skb))
+		return TC_ACT_OK;
+	f = new_flow(INGRESS);
 	if (!f)
 		return TC_ACT_SHOT;
 	if (!make_linear(skb) || parse_ip(skb, ETH_HLEN, f, &fragment_id) != OK)

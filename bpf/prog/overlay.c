@@ -33,8 +33,6 @@ static __always_inline int leave_overlay(struct __sk_buff *skb, struct flow *f)
 
 	if (verdict != OK)
 		return verdict;
-	if (bpf_map_lookup_elem(&endpoints, &f->src)) /* our own pods do not live behind the overlay */
-		return DROP_INVALID_SOURCE;
 	bpf_skb_change_type(skb, 0 /* PACKET_HOST: the inner MAC is not the VXLAN device's */);
 	to = bpf_map_lookup_elem(&endpoints, &f->dst);
 	if (!to)

@@ -144,8 +144,6 @@ class Model:
         if outer not in self.nodes:
             raise Dropped(172, 0, INGRESS)
         sender = self._sender(p, identity)
-        if p.src in self.endpoints:
-            raise Dropped(132, 0, INGRESS)
         target = self.endpoints.get(p.dst)
         if target:
             self._authorise(p, flow, None, target, sender, target.identity, True)
@@ -204,6 +202,8 @@ class Model:
     def _sender(self, p: Packet, identity: int) -> int:
         row = self._find(p.src)
         expected = row.identity if row else 0
+        if row and is_workload(expected) and not row.tunnel:
+            raise Dropped(132, 0, INGRESS)
         if identity == HOST:
             valid, sender = not expected or is_node(expected), expected or 6
         elif identity in TRAVELLING:
