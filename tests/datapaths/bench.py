@@ -30,14 +30,14 @@ MAGLEV_SIZE = 251
 class Bench:
     """One set of maps and programs, without pins: they go with the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int = CAPACITY) -> None:
         objects = read_objects()
         self.maps: dict[str, Map] = {}
         for found in objects.values():
             for name in found.definitions:
                 if name not in self.maps:
                     spec = found.map_spec(name)
-                    small = min(spec.max_entries, CAPACITY) if name != "events" else None
+                    small = min(spec.max_entries, capacity) if name != "events" else None
                     self.maps[name] = Map.create(found.map_spec(name, small), name)
         config = DatapathConfig(overlay_ifindex=OVERLAY_IFINDEX, maglev_size=MAGLEV_SIZE, test=True).pack()
         self.programs: dict[str, int] = {}

@@ -37,6 +37,10 @@ class BackendSet(msgspec.Struct):
     maglev_users: int = 0
     has_table: bool = False
     is_damaged: bool = False
+    choosable: int = 0
+
+    def __post_init__(self) -> None:
+        self.choosable = choosable(self.backends)
 
     def slot_rows(self) -> Iterator[tuple[bytes, bytes]]:
         for slot, each in enumerate(self.backends):
@@ -48,7 +52,7 @@ class BackendSet(msgspec.Struct):
             yield LB_MEMBER_KEY.pack(self.id, each.addr, each.port), NUMBER.pack(each.is_terminating)
 
     def table_rows(self, make: LookupTable) -> Iterator[tuple[bytes, bytes]]:
-        slots = array("H", make(self.backends[: choosable(self.backends)]))
+        slots = array("H", make(self.backends[: self.choosable]))
         for part, start in enumerate(range(0, len(slots), MAGLEV_PART)):
             value = slots[start : start + MAGLEV_PART].tobytes()
             yield LB_MAGLEV_KEY.pack(self.id, part), value.ljust(2 * MAGLEV_PART, b"\0")

@@ -15,7 +15,7 @@ import msgspec
 
 from stentor.datapath.errors import MapFull
 from stentor.datapath.maps import LB_KEY, LB_MEMBER_KEY, LB_SERVICE, LB_SOURCE_KEY, NUMBER
-from stentor.datapath.service_set import MAGLEV_PART, BackendSet, BackendSets, LookupTable, choosable, read_sets
+from stentor.datapath.service_set import MAGLEV_PART, BackendSet, BackendSets, LookupTable, read_sets
 from stentor.net.address import Prefix
 from stentor.sys.bpf import Map
 from stentor.tables.service import Backends, EntryFlag, FrontendKey, LBEntry, Protocol
@@ -23,6 +23,8 @@ from stentor.tables.service import Backends, EntryFlag, FrontendKey, LBEntry, Pr
 MAPS: Final = ("lb_services", "lb_slots", "lb_members", "lb_sources", "lb_maglev")
 _SLICE: Final = 512
 _FULL: Final = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})
+_MAGLEV: Final = EntryFlag.MAGLEV.value  # flags as plain numbers: operations of enums cost ten times as much
+_NOBODY: Final = BackendSet(0, ())
 _SERVICE_BITS: Final = 32  # of an lb_source_key, in front of the address
 
 
@@ -138,20 +140,21 @@ class ServiceTarget:
         for entry in entries:
             if entry.key in failed:
                 self._release(entry)
-            else:
-                self._replace(rows[_raw_key(entry.key)][1])
+        for entry, row in rows.values():
+            if entry.key not in failed:
+                self._replace(row)
         return failed
 
     def _acquire(self, backends: Backends, maglev: bool, new: list[BackendSet]) -> BackendSet:
         if not backends:
-            return BackendSet(0, ())
+            return _NOBODY
         found, is_new = self._sets.acquire(backends, maglev=maglev)
         if is_new:
             new.append(found)
         return found
 
     def _acquire_external(self, entry: LBEntry, new: list[BackendSet]) -> BackendSet:
-        return self._acquire(entry.external, bool(entry.flags & EntryFlag.MAGLEV), new)
+        return self._acquire(entry.external, bool(entry.external) and _wants_table(entry), new)
 
     def _write_sets(self, new: Sequence[BackendSet]) -> dict[int, Exception]:
         """Errors by set."""
@@ -185,15 +188,9 @@ class ServiceTarget:
         known = self._written.get(entry.key)
         number = known.id if known else self._next_id
         self._next_id += not known
-        flags = entry.flags if has_table and external.id else entry.flags & ~EntryFlag.MAGLEV
+        flags = entry.flags.value if has_table and external.id else entry.flags.value & ~_MAGLEV
         value = LB_SERVICE.pack(
-            number,
-            int(flags),
-            internal.id,
-            choosable(entry.internal),
-            external.id,
-            choosable(entry.external),
-            entry.affinity_s,
+            number, flags, internal.id, internal.choosable, external.id, external.choosable, entry.affinity_s
         )
         return Written(number, entry, value)
 
@@ -232,7 +229,7 @@ class ServiceTarget:
         if entry.internal:
             gone.append(self._sets.release(entry.internal, maglev=False))
         if entry.external:
-            gone.append(self._sets.release(entry.external, maglev=bool(entry.flags & EntryFlag.MAGLEV)))
+            gone.append(self._sets.release(entry.external, maglev=_wants_table(entry)))
         self._delete_sets([each for each in gone if each is not None])
 
     def _delete_sets(self, gone: Sequence[BackendSet]) -> None:
@@ -295,6 +292,10 @@ class ServiceTarget:
         """Sets that no row names: left by an agent that died between two writes."""
         ours = {each.id for each in self._sets}
         self._delete_sets([BackendSet(each, sets[each]) for each in orphans if each not in ours])
+
+
+def _wants_table(entry: LBEntry) -> bool:
+    return bool(entry.flags.value & _MAGLEV)
 
 
 def _raw_key(key: FrontendKey) -> bytes:
