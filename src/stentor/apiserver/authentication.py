@@ -63,20 +63,22 @@ class Authenticator:
             raise TokenError(f"the {bound.kind} that the token is bound to is gone")
 
 
+_users: dict[bytes, User | None] = {}
+_MAX_USERS = 4096
+
+
 def _certificate_user(request: web.BaseRequest) -> User | None:
+    """The subject of the client's certificate, parsed once a certificate."""
     transport = request.transport
-    protocol: Any = request.protocol
-    if transport is None:
+    connection: ssl.SSLObject | None = transport.get_extra_info("ssl_object") if transport is not None else None
+    encoded = connection.getpeercert(binary_form=True) if connection is not None else None
+    if connection is None or encoded is None:
         return None
-    known: User | bool | None = getattr(protocol, "stentor_user", False)
-    if not isinstance(known, bool):
-        return known
-    connection: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-    certificate = connection.getpeercert() if connection is not None else None
-    user = _parse_subject(certificate) if certificate else None
-    if hasattr(protocol, "__dict__"):
-        protocol.stentor_user = user  # a connection's certificate does not change: read it once
-    return user
+    if encoded not in _users:
+        if len(_users) >= _MAX_USERS:
+            _users.clear()
+        _users[encoded] = _parse_subject(connection.getpeercert() or {})
+    return _users[encoded]
 
 
 def _parse_subject(certificate: dict[str, Any]) -> User | None:

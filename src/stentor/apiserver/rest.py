@@ -125,7 +125,6 @@ class Rest:
         self._check_shape(call, document)
         if resource.bucket == "/pods":
             admit_pod(document, self.store)
-            set_defaults(document, resource.schema)
         if meta.get("name"):
             strategy.prepare_create(document)
         strategy.set_defaults(document)

@@ -1,8 +1,8 @@
 """Where objects live: SQLite on disk, every object's JSON in memory, and the events that watchers follow.
 
-A write is validated against the newest state including writes still on their way to the disk (`head`), becomes visible
-to readers and watchers when its transaction is on the disk, and only then is acknowledged. All writes of one turn of the
-event loop, and all that arrive while a transaction runs, share the next transaction.
+A write is validated against the newest state including writes that are not committed yet (`head`), becomes visible to
+readers and watchers when it is committed, and only then is acknowledged. All writes of one turn of the event loop, and all
+that arrive while a transaction runs, share the next one. Transactions that wait for the disk run in a thread.
 
     log      one row a revision, append-only; the value of a deletion is the object's last state
     current  the newest revision of every object that exists
@@ -13,6 +13,7 @@ Log rows that are neither current nor among the newest `HISTORY` are removed now
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from bisect import bisect_left, insort
 from collections import deque
@@ -23,12 +24,17 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+log = logging.getLogger(__name__)
+
 HISTORY: Final = 10_000
 """Events a bucket keeps for watchers that come back, and revisions the log keeps."""
 
 Operation = Literal["ADDED", "MODIFIED", "DELETED"]
 Key = tuple[str, str]
 """(namespace, name); the namespace of cluster-wide objects is empty."""
+
+_CHECKPOINT_EVERY: Final = 2_000
+"""Writes between two copies of the write-ahead log into the database."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS log (
@@ -185,6 +191,7 @@ class Store:
         self._flushing = False
         self._assigned = 0
         self._since_trim = 0
+        self._since_checkpoint = 0
         self.revision = 0
         """The newest committed revision."""
         self.listeners: list[Callable[[str, Event], None]] = []
@@ -196,6 +203,8 @@ class Store:
         database.execute("PRAGMA locking_mode=EXCLUSIVE")
         database.execute("PRAGMA journal_mode=WAL")
         database.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
+        if not self._durable:
+            database.execute("PRAGMA wal_autocheckpoint=0")  # a checkpoint waits for the disk: `_commit_and_sync`
         database.executescript(_SCHEMA)
         self._database = database
         self._load(database)
@@ -273,15 +282,33 @@ class Store:
 
     def _flush(self) -> None:
         batch, self._pending = self._pending, []
-        if not batch:
-            self._flushing = False
+        self._since_checkpoint += len(batch)
+        if not self._durable and self._since_checkpoint < _CHECKPOINT_EVERY:
+            self._commit_now(batch)
             return
+        self._since_checkpoint = 0
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._writer, self._commit, batch)
-        future.add_done_callback(lambda f: self._committed(batch, f))
+        future = loop.run_in_executor(self._writer, self._commit_and_sync, batch)
+        future.add_done_callback(lambda f: self._committed(batch, f.exception()))
+
+    def _commit_now(self, batch: list[_Write]) -> None:
+        """Without a sync a transaction costs less than handing it to a thread."""
+        failure: BaseException | None = None
+        try:
+            self._commit(batch)
+        except Exception as fault:
+            failure = fault
+        self._committed(batch, failure)
+
+    def _commit_and_sync(self, batch: list[_Write]) -> None:
+        """In the writer's thread: what may wait for the disk."""
+        self._commit(batch)
+        assert self._database is not None
+        if not self._durable:
+            self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _commit(self, batch: list[_Write]) -> None:
-        """In the writer's thread: one transaction."""
+        """One transaction."""
         database = self._database
         assert database is not None
         database.execute("BEGIN IMMEDIATE")
@@ -319,8 +346,7 @@ class Store:
             "DELETE FROM log WHERE rv <= ? AND rv NOT IN (SELECT rv FROM current)", (batch[-1].entry.rv - HISTORY,)
         )
 
-    def _committed(self, batch: list[_Write], future: asyncio.Future[None]) -> None:
-        failure = future.exception()
+    def _committed(self, batch: list[_Write], failure: BaseException | None) -> None:
         if failure is not None:
             self._fail(batch, failure)
             return
@@ -329,7 +355,10 @@ class Store:
         for write in batch:
             if not write.done.done():
                 write.done.set_result(None)
-        self._flush()
+        if self._pending:
+            asyncio.get_running_loop().call_soon(self._flush)
+        else:
+            self._flushing = False
 
     def _publish(self, write: _Write) -> None:
         entry = write.entry
@@ -340,7 +369,10 @@ class Store:
             del self._heads[write.bucket, entry.key]
         bucket.apply(event)
         for listener in self.listeners:
-            listener(write.bucket, event)
+            try:
+                listener(write.bucket, event)
+            except Exception:  # the write has happened: no listener may keep it from being acknowledged
+                log.exception("a listener failed", extra={"bucket": write.bucket, "object": entry.name})
 
     def _fail(self, batch: list[_Write], failure: BaseException) -> None:
         """Nothing of the batch, nor of what was validated against it, has happened."""

@@ -143,3 +143,26 @@ async def test_a_failed_commit_undoes_what_was_built_on_it() -> None:
     await put(store, "b")
     assert store.get("/configmaps", key("b")) is not None
     store.close()
+
+
+async def test_a_failing_listener_holds_nobody_up() -> None:
+    store = opened()
+
+    def fail(bucket: str, event: Event) -> None:
+        raise KeyError("listener")
+
+    store.listeners.append(fail)
+    async with asyncio.timeout(5):
+        await put(store, "a")
+        await put(store, "b")
+    assert store.get("/configmaps", key("b")) is not None
+    store.close()
+
+
+async def test_the_write_ahead_log_is_copied_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CHECKPOINT_EVERY", 50)
+    store = opened(tmp_path / "db")
+    for number in range(400):
+        await put(store, f"n{number}", x="y" * 2000)
+    assert (tmp_path / "db-wal").stat().st_size < 1_000_000
+    store.close()
