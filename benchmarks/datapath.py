@@ -2,7 +2,8 @@
 
 Same node: kernel routing with nft connection tracking (a node with a firewall), plain kernel routing, a Linux bridge. Across
 nodes: kernel VXLAN. TCP round trips of one byte (both ends on one core, and on two) and throughput, both families; processes
-are pinned, because where the scheduler puts them is worth a factor of three. Then the cost of each program a packet.
+are pinned, because where the scheduler puts them is worth a factor of three. Round trips a second of CPU time (both processes',
+softirqs on their way in it) say the same as round trips a second of a core of one's own, and bear neighbours better.
 
     benchmarks/datapath.py [ROUNDS]
 """
@@ -10,6 +11,7 @@ are pinned, because where the scheduler puts them is worth a factor of three. Th
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,7 @@ class Pair:
 
     def __init__(self, client: Host, server: Host, addresses: dict[int, str]) -> None:
         self.client, self.server, self.addresses = client, server, addresses
+        self.echoes: dict[int, subprocess.Popen[str]] = {}
 
 
 def leg(node: Host, pod: Host, device: str, number: int, addresses: tuple[str, ...], master: str = "") -> None:
@@ -103,8 +106,9 @@ def serving(pairs: list[Pair], rr: Path) -> Iterator[None]:
     children = []
     try:
         for pair in pairs:
-            commands = [[str(rr), "server", ip] for ip in pair.addresses.values()] + [["iperf3", "-s", "-p", "5001"]]
-            children += [pair.server.start("taskset", "-c", "1", *command) for command in commands]
+            for family, ip in pair.addresses.items():
+                pair.echoes[family] = pair.server.start("taskset", "-c", "1", str(rr), "server", ip)
+            children += [*pair.echoes.values(), pair.server.start("taskset", "-c", "1", "iperf3", "-s", "-p", "5001")]
         for pair in pairs:
             for ip in pair.addresses.values():
                 until(lambda pair=pair, ip=ip: trips(pair, ip, rr, "1", "0.05"))
@@ -131,6 +135,19 @@ def trips(pair: Pair, ip: str, rr: Path, core: str, seconds: str = SECONDS) -> f
     return float(pair.client.run("taskset", "-c", core, str(rr), "client", ip, seconds))
 
 
+def trips_by_cpu(pair: Pair, family: int, rr: Path) -> float:
+    """Round trips a second of CPU time that client and server took together, on one core."""
+    server = Path(f"/proc/{pair.echoes[family].pid}/schedstat")
+    before = int(server.read_text().split()[0])
+    client = pair.client.start("taskset", "-c", "1", str(rr), "client", pair.addresses[family], SECONDS)
+    assert client.stdout is not None
+    rate = float(client.stdout.read())
+    _, status, usage = os.wait4(client.pid, 0)
+    client.returncode = os.waitstatus_to_exitcode(status)
+    taken = usage.ru_utime + usage.ru_stime + (int(server.read_text().split()[0]) - before) / 1e9
+    return rate * float(SECONDS) / taken
+
+
 def throughput(pair: Pair, ip: str) -> float:
     out = pair.client.run("taskset", "-c", "0", "iperf3", "-J", "-p", "5001", "-t", "1", "-c", ip)
     return json.loads(out)["end"]["sum_received"]["bits_per_second"] / 1e9
@@ -141,6 +158,7 @@ def compare(title: str, rivals: dict[str, Pair], rr: Path, rounds: int) -> dict[
     for family in (4, 6):
         kinds: dict[str, Callable[[Pair], float]] = {
             "round trips/s, one core": lambda pair, f=family: trips(pair, pair.addresses[f], rr, "1"),
+            "round trips/s of CPU, one core": lambda pair, f=family: trips_by_cpu(pair, f, rr),
             "round trips/s, two cores": lambda pair, f=family: trips(pair, pair.addresses[f], rr, "0"),
             "Gb/s": lambda pair, f=family: throughput(pair, pair.addresses[f]),
         }
