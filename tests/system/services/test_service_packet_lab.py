@@ -1,0 +1,52 @@
+"""A cluster whose pods' sockets are not translated: everything is balanced on packets, by Maglev, for the outside too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from service_lab import OBJECTS, TOPOLOGY, WEB, apply, cluster_ips, fetch
+
+from labs.lab import Lab, LabFactory, eventually, remove
+
+VALUES = {
+    "socketLB": {"hostNamespaceOnly": True},
+    "loadBalancer": {"algorithm": "maglev"},
+    "bpf": {"lbExternalClusterIP": True},
+}
+
+
+@pytest.fixture(scope="module")
+def lab(lab_maker: LabFactory) -> Iterator[Lab]:
+    topology = json.loads(json.dumps(TOPOLOGY))
+    topology["spec"]["clusters"][0]["values"] = VALUES
+    made = lab_maker(topology)
+    try:
+        apply(made, OBJECTS)
+        eventually(lambda: all(fetch(made, "client-1", ip) <= WEB for ip in cluster_ips(made, "cluster")))
+        yield made
+    finally:
+        remove(made)
+
+
+@pytest.mark.parametrize("where", ["client-1", "client-2", "node-1", "outside"])
+def test_cluster_addresses(lab: Lab, where: str) -> None:
+    v4, v6 = cluster_ips(lab, "cluster")
+    for ip in (v4,) if where == "outside" else (v4, v6):
+        assert fetch(lab, where, ip, times=24) == WEB
+
+
+@pytest.mark.parametrize("where", ["client-2", "outside"])
+def test_node_ports(lab: Lab, where: str) -> None:
+    for ip in ("172.18.0.11", "fd00:18::12"):
+        assert fetch(lab, where, ip, 30080, times=24) == WEB
+
+
+def test_names_lead_to_services(lab: Lab) -> None:
+    assert fetch(lab, "client-1", "cluster") <= WEB
+
+
+def test_flows_are_listed(lab: Lab) -> None:
+    fetch(lab, "client-1", cluster_ips(lab, "cluster")[0])
+    assert "TO_BACKEND" in lab.stentor("bpf", "lb-flow", "list", "--node", "node-1").stdout
