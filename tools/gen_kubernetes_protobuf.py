@@ -89,8 +89,8 @@ def closure(table: dict[str, dict[int, list[str]]], roots: set[str]) -> dict[str
     return dict(sorted(out.items()))
 
 
-def main(arguments: list[str]) -> int:
-    kubectl = Path(arguments[0]) if arguments else ROOT / ".venv/bin/kubectl"
+def build(kubectl: Path) -> dict[str, Any]:
+    """The data file's content."""
     version = json.loads(subprocess.check_output([kubectl, "version", "--client", "-o", "json"]))
     table: dict[str, dict[int, list[str]]] = {}
     for raw in descriptors(kubectl.read_bytes()):
@@ -99,14 +99,18 @@ def main(arguments: list[str]) -> int:
             collect(text(file, FILE_PACKAGE), message, table)
     served = {message_name(r.group, r.version, r.kind) for r in ROWS if r.group != "apiextensions.k8s.io"}
     served |= {message_name(*gvk) for gvk in REQUEST_KINDS} | set(ROOTS)
-    document = {
+    return {
         "generator": "tools/gen_kubernetes_protobuf.py",
         "input": f"kubectl {version['clientVersion']['gitVersion']}",
         "licence": "Apache-2.0",
         "messages": closure(table, served),
     }
+
+
+def main(arguments: list[str]) -> int:
+    document = build(Path(arguments[0]) if arguments else ROOT / ".venv/bin/kubectl")
     TARGET.write_bytes(gzip.compress(json.dumps(document, separators=(",", ":")).encode(), 9, mtime=0))
-    print(f"{TARGET}: {len(document['messages'])} of {len(table)} messages, {TARGET.stat().st_size} bytes")
+    print(f"{TARGET}: {len(document['messages'])} messages, {TARGET.stat().st_size} bytes")
     return 0
 
 
