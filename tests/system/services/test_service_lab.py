@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from service_lab import NODES, OBJECTS, TOPOLOGY, WEB, apply, cluster_ips, fetch, url
 
+from balancing.cluster import NODES, OBJECTS, TOPOLOGY, WEB, apply, cluster_ips, fetch, url
 from labs.lab import Lab, LabFactory, eventually, remove
 
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from service_lab import OBJECTS, TOPOLOGY, WEB, apply, cluster_ips, fetch
 
+from balancing.cluster import OBJECTS, TOPOLOGY, WEB, apply, cluster_ips, fetch
 from labs.lab import Lab, LabFactory, eventually, remove
 
 VALUES = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-from balancer import MAGLEV_SIZE, Balancer, backend, entry, key, lookup_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from balancing.balancer import MAGLEV_SIZE, Balancer, backend, entry, key, lookup_table
 from stentor.datapath.errors import MapFull
 from stentor.datapath.maps import LB_SERVICE, LB_SLOT_KEY
 from stentor.datapath.service_target import ServiceTarget

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from balancer import Balancer, entry, key
 
+from balancing.balancer import Balancer, entry, key
 from stentor.datapath.cgroup import CgroupLinks
 from stentor.datapath.config import DatapathConfig
 from stentor.datapath.names import Pins
