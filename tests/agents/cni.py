@@ -30,7 +30,7 @@ class Runtime:
         self.node = node
         self.pid = processes(lab, rf"machines/{node}/components/runner")[0]
         self.root = Path(f"/proc/{self.pid}/root")
-        self._enter = ["nsenter", "-t", str(self.pid), "-m", "-n", "-p"]
+        self._enter = ["nsenter", "-t", str(self.pid), "-m", "-r", "-n", "-p"]
         self._made: list[str] = []
 
     def run(self, *argv: str, check: bool = True) -> str:

@@ -80,7 +80,7 @@ class Machine:
 
     def inside(self, *argv: str) -> list[str]:
         """A command line that runs `argv` in the machine's namespaces."""
-        enter = f'echo 0 > {self._group}/init/cgroup.procs; exec nsenter -t {self.pid} -n -m -u -i -p -C -- "$@"'
+        enter = f'echo 0 > {self._group}/init/cgroup.procs; exec nsenter -t {self.pid} -n -m -r -u -i -p -C -- "$@"'
         return ["sh", "-c", enter, "sh", *argv]
 
     def run(self, *argv: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
