@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from peers.bench import wait_for
 from stentor.bgp.capability import Capabilities, Open
 from stentor.bgp.nlri import Family, parse_prefix
 from stentor.bgp.wire import KEEPALIVE, Kind, Notification, encode_open, frame, split_messages
@@ -37,6 +38,27 @@ def update(attributes: bytes, announced: bytes = b"", withdrawn: bytes = b"") ->
     return frame(Kind.UPDATE, head + announced)
 
 
+def _connect(space: str, address: str, target: str) -> socket.socket | None:
+    """A connection out of a namespace, None when it is refused."""
+    fd = os.open(f"/run/netns/{space}", os.O_RDONLY)
+    try:
+        with visit_network(fd):
+            made = socket.socket(socket.AF_INET)
+    finally:
+        os.close(fd)
+    made.settimeout(10)
+    try:
+        made.bind((address, 0))
+        made.connect((target, 179))
+    except ConnectionRefusedError:
+        made.close()
+        return None
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
 class RawPeer:
     """A connection from ``address`` inside the namespace ``space`` to ``target``:179."""
 
@@ -46,15 +68,8 @@ class RawPeer:
         self.received: list[tuple[Kind, bytes]] = []
         self.closed = False
         self._buffer = bytearray()
-        fd = os.open(f"/run/netns/{space}", os.O_RDONLY)
-        try:
-            with visit_network(fd):
-                self.socket = socket.socket(socket.AF_INET)
-        finally:
-            os.close(fd)
-        self.socket.settimeout(10)
-        self.socket.bind((address, 0))
-        self.socket.connect((target, 179))
+        # A daemon may open its control socket before it listens for BGP.
+        self.socket = wait_for(f"{target} listens", lambda: _connect(space, address, target))
 
     def open(self, capabilities: Capabilities = CAPABILITIES, hold_s: int = 90) -> None:
         """Send OPEN."""
