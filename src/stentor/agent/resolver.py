@@ -61,12 +61,17 @@ class Resolver:
         while True:
             self._wake.clear()
             self.settle()
-            pause = max(0.0, min(self._due.values()) - self._clock()) if self._due else None
+            pause = max(0.0, self.next_due - self._clock()) if self.next_due is not None else None
             try:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    @property
+    def next_due(self) -> float | None:
+        """The clock's time at which the next grace period is over."""
+        return min(self._due.values(), default=None)
 
     async def in_force(self, endpoint: Endpoint, limit_s: float = 2.0) -> None:
         """Return once an endpoint has its policy, or at once when its identity is not known yet, or after the limit."""
@@ -135,16 +140,13 @@ class Resolver:
     def _identify(self, endpoint: Endpoint, now: float) -> tuple[Labels, int]:
         """Labels and number from now on. What is in force stays so until something better is known and due."""
         wanted = self._pod_labels.get((endpoint.namespace, endpoint.pod))
-        if wanted is None:
-            return endpoint.labels, endpoint.identity
-        numbers = [row.id for row in self._identities.by("labels", wanted.labels)]
-        if endpoint.identity and endpoint.identity in numbers:  # two numbers for the same labels: it keeps its own
+        numbers = [row.id for row in self._identities.by("labels", wanted.labels)] if wanted is not None else []
+        if wanted is None or (endpoint.identity and not numbers):
             self._due.pop(endpoint.id, None)
-            return wanted.labels, endpoint.identity
-        if not endpoint.identity:
-            return wanted.labels, min(numbers, default=0)
-        if wanted.labels == endpoint.labels or not numbers:
             return endpoint.labels, endpoint.identity
+        if not endpoint.identity or endpoint.identity in numbers:  # two numbers for the same labels: it keeps its own
+            self._due.pop(endpoint.id, None)
+            return wanted.labels, endpoint.identity or min(numbers, default=0)
         if now < self._due.setdefault(endpoint.id, now + self._grace_s):
             return endpoint.labels, endpoint.identity
         self._due.pop(endpoint.id)

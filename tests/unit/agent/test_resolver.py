@@ -127,6 +127,34 @@ def test_a_change_taken_back_in_time_changes_nothing(world: World) -> None:
     assert world.row.identity == 300
 
 
+def test_a_change_that_can_no_longer_be_made_is_not_waited_for(world: World) -> None:
+    """A grace period that is over with nothing to do would wake the resolver again and again."""
+    world.put_endpoint(300, WEB)
+    world.allocate(300, WEB)
+    world.allocate(301, DB)
+    world.label(DB)
+    assert (world.row.identity, world.resolver.next_due) == (300, 105.0)
+    world.tables.database.delete(world.tables.pod_labels, ("d", "p"))
+    assert (world.row.identity, world.resolver.next_due) == (300, None)
+    world.label(DB)
+    assert (world.row.identity, world.resolver.next_due) == (300, 105.0)
+    world.tables.database.delete(world.tables.identities, 301)
+    assert (world.row.identity, world.resolver.next_due) == (300, None)
+
+
+def test_a_number_that_was_given_up_is_left_for_the_new_one_of_the_same_labels(world: World) -> None:
+    world.put_endpoint(300, WEB)
+    world.label(WEB)
+    world.allocate(300, WEB)
+    assert world.row.identity == 300
+    world.tables.database.delete(world.tables.identities, 300)
+    assert world.row.identity == 300
+    world.allocate(302, WEB)
+    assert world.row.identity == 300
+    world.now += 5.0
+    assert world.row.identity == 302
+
+
 def test_a_restored_identity_stays_while_the_api_is_silent(world: World) -> None:
     world.put_endpoint(300, WEB)
     world.now += 60
