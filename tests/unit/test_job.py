@@ -29,6 +29,22 @@ async def test_a_failing_job_is_reported_and_started_again() -> None:
         assert (part.name, part.level, part.message) == ("worker", Level.DEGRADED, "OSError: no such thing")
 
 
+async def test_a_job_that_runs_again_is_well_again() -> None:
+    health, runs = Health(), []
+
+    async def work() -> None:
+        runs.append(None)
+        if len(runs) == 1:
+            raise OSError("no such thing")
+        await asyncio.Event().wait()
+
+    async with JobGroup(health, well_after_s=0.0) as jobs, asyncio.timeout(10):
+        jobs.keep("worker", work)
+        while not (health.parts and health.is_ok):
+            await asyncio.sleep(0.01)
+        assert jobs.failures == {"worker": 1}
+
+
 async def test_leaving_the_group_ends_every_job() -> None:
     ended: list[str] = []
 

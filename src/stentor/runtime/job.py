@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
 from stentor.runtime.health import Health
@@ -23,9 +23,10 @@ log = logging.getLogger(__name__)
 class JobGroup:
     """Owns tasks; use as ``async with JobGroup(health) as jobs``."""
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, health: Health, *, well_after_s: float = 10.0) -> None:
         self.health = health
         self.failures: dict[str, int] = {}
+        self._well_after_s = well_after_s
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> JobGroup:
@@ -35,7 +36,8 @@ class JobGroup:
         await self.stop()
 
     def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """Run `work` again and again: its end, by return or by error, is followed by a new start."""
+        """Run `work` again and again: its end, by return or by error, is followed by a new start. Once it has run for
+        `well_after_s` after a failure, it counts as well again."""
         return self._start(name, self._keep(name, work))
 
     def every(self, name: str, interval_s: float, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
@@ -55,8 +57,6 @@ class JobGroup:
         async def guarded() -> None:
             try:
                 await work
-            except asyncio.CancelledError:
-                raise
             except Exception as error:
                 self._failed(name, error)
 
@@ -68,10 +68,8 @@ class JobGroup:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _start(self, name: str, work: Awaitable[None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        task.set_name(name) if hasattr(task, "set_name") else None
-        assert isinstance(task, asyncio.Task)
+    def _start(self, name: str, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -81,14 +79,16 @@ class JobGroup:
         pause_s = _FIRST_PAUSE_S
         while True:
             began = loop.time()
+            recovery = loop.call_later(self._well_after_s, self.health.ok, name) if name in self.failures else None
             try:
                 await work()
-            except asyncio.CancelledError:
-                raise
             except Exception as error:
                 if loop.time() - began > _MOST_PAUSE_S:
                     pause_s = _FIRST_PAUSE_S
                 self._failed(name, error)
+            finally:
+                if recovery is not None:
+                    recovery.cancel()
             await asyncio.sleep(pause_s * (0.8 + 0.4 * random.random()))
             pause_s = min(_MOST_PAUSE_S, pause_s * 2)
 
