@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -60,7 +60,7 @@ class Endpoints:
         self._store = store
         self._families = families
         self._thread = link_thread
-        self._locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._next_id = 1
         self._dead: list[int] = []
         self._death = asyncio.Event()
@@ -74,17 +74,17 @@ class Endpoints:
     async def add(self, request: Request) -> Endpoint:
         """The endpoint of an ADD: a repeated one is answered with what is there. CniError when it cannot be made."""
         key = (request.container_id, request.ifname)
-        try:
-            async with self._locks[key]:
-                known = self.find(*key)
-                if known is not None and await self._blocking(link.is_present, known.host_ifname, known.ifindex):
-                    return known
-                if known is not None:
-                    self._forget(known)
-                return await self._create(request)
-        finally:
-            if not self._locks[key].locked():
-                self._locks.pop(key, None)
+        async with self._lock(*key):
+            known = self.find(*key)
+            if known is not None and await self._blocking(link.is_present, known.host_ifname, known.ifindex):
+                return known
+            if known is not None:
+                self._forget(known)
+            return await self._create(request)
+
+    def _lock(self, container_id: str, ifname: str) -> asyncio.Lock:
+        """One call at a time for each attachment: a runtime that lost patience with ADD sends DEL while it is under way."""
+        return self._locks.setdefault((container_id, ifname), asyncio.Lock())
 
     async def _create(self, request: Request) -> Endpoint:
         settings = self.settings
@@ -101,12 +101,23 @@ class Endpoints:
             mtu=settings.mtu,
             route_mtu=settings.route_mtu,
         )
+        made: PodLink | None = None
         try:
-            made: PodLink = await self._blocking(link.create_link, wanted, settings.attach)
+            made = await self._blocking(link.create_link, wanted, settings.attach)
+            endpoint = self._endpoint_of(request, addresses, made)
+            self._store.save(endpoint)
         except BaseException:
             self._release(addresses)
+            if made is not None:
+                self._bury_later(made.ifindex)
             raise
-        endpoint = Endpoint(
+        self._database.put(self.table, endpoint)
+        log.info("Created endpoint", extra=_words(endpoint))
+        return endpoint
+
+    def _endpoint_of(self, request: Request, addresses: tuple[Addr, ...], made: PodLink) -> Endpoint:
+        namespace, pod = request.pod
+        return Endpoint(
             id=self._take_id(),
             container_id=request.container_id,
             container_ifname=request.ifname,
@@ -122,16 +133,13 @@ class Endpoints:
             state=EndpointState.WAITING_FOR_IDENTITY,
             created_at=time.time(),
         )
-        self._store.save(endpoint)
-        self._database.put(self.table, endpoint)
-        log.info("Created endpoint", extra=_words(endpoint))
-        return endpoint
 
     async def delete(self, container_id: str, ifname: str) -> None:
         """End an endpoint; one that is not there is no error. The device goes later: the kernel takes its time for it."""
-        known = self.find(container_id, ifname)
-        if known is not None:
-            self._forget(known)
+        async with self._lock(container_id, ifname):
+            known = self.find(container_id, ifname)
+            if known is not None:
+                self._forget(known)
 
     async def collect(self, valid: Iterable[Attachment]) -> int:
         """End every endpoint that the runtime no longer knows; returns how many."""
@@ -187,12 +195,15 @@ class Endpoints:
             dead, self._dead = self._dead, []
             await self._blocking(link.remove_links, dead)
 
+    def _bury_later(self, ifindex: int) -> None:
+        self._dead.append(ifindex)
+        self._death.set()
+
     def _forget(self, endpoint: Endpoint) -> None:
         self._database.delete(self.table, endpoint.id)
         self._store.forget(endpoint.id)
         self._release(endpoint.addresses)
-        self._dead.append(endpoint.ifindex)
-        self._death.set()
+        self._bury_later(endpoint.ifindex)
         log.info("Deleted endpoint", extra=_words(endpoint))
 
     def _allocate(self, owner: str) -> tuple[Addr, ...]:

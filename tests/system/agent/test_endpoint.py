@@ -1,0 +1,87 @@
+"""Endpoints in namespaces of their own: calls for one attachment at a time, nothing left of an addition that failed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from stentor.agent.cni import Request
+from stentor.agent.endpoint import Endpoints, LinkSettings
+from stentor.agent.state import Tables
+from stentor.agent.store import StateDirectory
+from stentor.ipam.address import NodePools
+from stentor.net.address import Addr, Prefix
+from stentor.sys.namespace import Kind, new_network, setns
+
+
+class Node:
+    """Endpoints of a node that is one network namespace, with a pod that is another."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.host, self.pod = new_network(), new_network()
+        self.thread = ThreadPoolExecutor(1, initializer=setns, initargs=(self.host, Kind.NET))
+        self.tables = Tables()
+        self.pools = NodePools()
+        self.pools.set_prefixes([Prefix.parse("10.0.0.0/24")])
+        store = StateDirectory(path)
+        self.endpoints = Endpoints(self.tables.database, self.tables.endpoints, self.pools, store, (4,), self.thread)
+        self.endpoints.settings = LinkSettings(mtu=1500, route_mtu=1450, sources=(), attach=lambda index: ())
+
+    def request(self) -> Request:
+        return Request(command="ADD", container_id="c", ifname="eth0", netns=f"/proc/{os.getpid()}/fd/{self.pod}")
+
+    def devices(self) -> set[str]:
+        return {name for _, name in self.thread.submit(socket.if_nameindex).result() if name.startswith("lxc")}
+
+    @property
+    def used(self) -> set[Addr]:
+        return set(self.pools.pool(4).owners)
+
+    def close(self) -> None:
+        self.thread.shutdown()
+        os.close(self.pod)
+        os.close(self.host)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+async def test_a_deletion_waits_for_the_addition_that_is_under_way(node: Node) -> None:
+    gate = threading.Event()
+    node.thread.submit(gate.wait)
+    adding = asyncio.create_task(node.endpoints.add(node.request()))
+    await asyncio.sleep(0)
+    deleting = asyncio.create_task(node.endpoints.delete("c", "eth0"))
+    await asyncio.sleep(0)
+    gate.set()
+    async with asyncio.timeout(20):
+        await adding
+        await deleting
+    assert (len(node.tables.endpoints), node.used) == (0, set())
+
+
+async def test_an_addition_that_cannot_be_stored_leaves_nothing(node: Node) -> None:
+    burying = asyncio.create_task(node.endpoints.bury())
+    shutil.rmtree(node.path / "endpoints")
+    with pytest.raises(FileNotFoundError):
+        await node.endpoints.add(node.request())
+    assert (len(node.tables.endpoints), node.used) == (0, set())
+    async with asyncio.timeout(20):
+        while node.devices():
+            await asyncio.sleep(0.01)
+    burying.cancel()
