@@ -63,19 +63,23 @@ async def run(values: Values, connection: Connection) -> int:
         operator = Operator(values, client, loop.call_soon)
         election = Election(client, LEASE, f"{socket.gethostname()}-{secrets.token_hex(5)}")
         async with JobGroup(operator.health) as jobs:
-            metrics = await serve_metrics(registry(lambda: sample(operator)), "", values.operator.prometheus.port)
-            jobs.once("lead", _lead(operator, election, jobs, ended))
+            prometheus = values.operator.prometheus
+            metrics = registry(lambda: sample(operator))
+            exporter = await serve_metrics(metrics, "", prometheus.port) if prometheus.enabled else None
+            leading = jobs.once("lead", _lead(operator, election, jobs))
+            leading.add_done_callback(lambda _: ended.set())  # nobody works on without renewing the lease
             await ended.wait()
-            await metrics.cleanup()
+            has_lost = leading.done()
+            if exporter is not None:
+                await exporter.cleanup()
         if operator.is_leading:
             await election.release()
-    return 1 if operator.has_lost else 0
+    return 1 if has_lost else 0
 
 
-async def _lead(operator: Operator, election: Election, jobs: JobGroup, ended: asyncio.Event) -> None:
+async def _lead(operator: Operator, election: Election, jobs: JobGroup) -> None:
     await ensure_definitions(operator.client)
     await election.acquire()
     operator.start(jobs)
     await election.renew()
-    operator.is_leading, operator.has_lost = False, True
-    ended.set()
+    operator.is_leading = False

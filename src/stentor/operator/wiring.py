@@ -48,7 +48,6 @@ class Operator:
         self.values = values
         self.client = client
         self.is_leading = False
-        self.has_lost = False
         self.identities_alive = 0
         self.identities_deleted = 0
         self.identity_rounds = 0
