@@ -50,7 +50,7 @@ from stentor.tables.node import Node
 
 _ROUTER: Final = "router"
 _GC_INTERVAL_S: Final = 30.0
-_SETTLE_S: Final = 10.0
+_DELETIONS_INTERVAL_S: Final = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +125,7 @@ class Agent:
         self._serve_pods(jobs)
         service.serve_health(self.tables.services, self.values, jobs)
         server = await self.cni.serve(self.paths.run / "cni.sock")
+        jobs.every("stored-deletions", _DELETIONS_INTERVAL_S, self.cni.work_off_deletions)
         jobs.once("announce", self._announce())
         self.obstacle = ""
         self.bootstrap_s = time.time() - self.started_at

@@ -66,12 +66,10 @@ class CniServer:
     async def serve(self, path: Path) -> asyncio.Server:
         """Work off stored deletions and listen; a socket file that an earlier agent left is replaced."""
         await self.work_off_deletions()
-        server = await asyncio.start_unix_server(self._connection, sock=listen(path), limit=_MAX_REQUEST)
-        await self.work_off_deletions()  # what was stored between the two
-        return server
+        return await asyncio.start_unix_server(self._connection, sock=listen(path), limit=_MAX_REQUEST)
 
     async def work_off_deletions(self) -> None:
-        """Deletions that the plugin stored while nobody listened."""
+        """Deletions that the plugin stored while nobody listened; some are still being written when somebody does again."""
         for path, raw in self._store.deletions():
             try:
                 request = parse_request(raw)
