@@ -184,7 +184,7 @@ async def _listen(
     server.is_ready = True
     log.info("serving", extra={"listen": ",".join(f"{a}:{p}" for a, p in bound)})
     await stop.wait()
-    server.is_ready = False
+    server.stop()
     for listener in listeners:
         listener.close()
     await http.shutdown(_SHUTDOWN_S)

@@ -41,9 +41,6 @@ class Registry:
         group, _, version = api_version.rpartition("/")
         return next((r for r in self._served.values() if (r.group, r.version, r.kind) == (group, version, kind)), None)
 
-    def by_name(self, group: str, plural: str) -> Resource | None:
-        return next((r for r in self._served.values() if (r.group, r.plural) == (group, plural)), None)
-
     def builtin_bucket(self, bucket: str) -> Resource:
         """For buckets that always exist, such as `/pods`."""
         return self._buckets[bucket]

@@ -80,7 +80,14 @@ class Server:
         self._listing = Listing(rest.store, rest.registry)
         self._discovery = Discovery(rest.registry)
         self._openapi = OpenAPI(rest.registry)
+        self._watchers: set[Watcher] = set()
         self.is_ready = False
+
+    def stop(self) -> None:
+        """No longer ready; every watch ends, its client goes elsewhere or comes back."""
+        self.is_ready = False
+        for watcher in self._watchers:
+            watcher.end()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """aiohttp's entry."""
@@ -255,12 +262,14 @@ class Server:
         watcher = Watcher(call, form, self._rest.store)
         response = web.StreamResponse(headers={"Content-Type": JSON, "Cache-Control": "no-cache, private"})
         response.enable_chunked_encoding()
+        self._watchers.add(watcher)
         try:
             await response.prepare(request)
             async for chunk in watcher.frames():
                 await response.write(chunk)
         finally:
             watcher.close()
+            self._watchers.discard(watcher)
         return response
 
 

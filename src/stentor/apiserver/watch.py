@@ -42,7 +42,7 @@ class Watcher:
         self._header_sent = False
         self._pending: deque[Event] = deque()
         self._wake = asyncio.Event()
-        self._overrun = False
+        self._ended = False
         self._bookmarks = parse_bool(call.query.get("allowWatchBookmarks", ""))
         self._initial = parse_bool(call.query.get("sendInitialEvents", ""))
         if self._initial and call.query.get("resourceVersionMatch") != "NotOlderThan":
@@ -62,9 +62,14 @@ class Watcher:
     def close(self) -> None:
         self._bucket.listeners.discard(self._receive)
 
+    def end(self) -> None:
+        """Let `frames` end now: the server stops."""
+        self._ended = True
+        self._wake.set()
+
     def _receive(self, event: Event) -> None:
         if len(self._pending) >= _MAX_PENDING:
-            self._overrun = True
+            self._ended = True
             self._bucket.listeners.discard(self._receive)
         else:
             self._pending.append(event)
@@ -79,7 +84,7 @@ class Watcher:
             return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout_s
-        while not self._overrun:
+        while not self._ended:
             pause = min(_BOOKMARK_S, deadline - loop.time())
             if pause <= 0:
                 break
@@ -89,8 +94,10 @@ class Watcher:
                 chunk = self._bookmark()
             if chunk:
                 yield chunk
-        if self._bookmarks and not self._overrun:
-            yield self._bookmark()
+        if self._bookmarks and not self._ended:
+            yield (
+                self._drain() + self._bookmark()
+            )  # the client goes on behind the bookmark: nothing may be left before it
 
     def _bucket_closed(self) -> bool:
         return self._receive not in self._bucket.listeners

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -161,6 +162,21 @@ async def test_a_watch_ends_with_a_bookmark(memory: Memory, listing: Listing) ->
     follower = Follower(
         memory, resourceVersion=str(memory.store.revision), timeoutSeconds="1", allowWatchBookmarks="true"
     )
+    kind, document = await follower.next()
+    assert (kind, document["metadata"]["resourceVersion"]) == ("BOOKMARK", str(memory.store.revision))
+
+
+async def test_the_last_bookmark_is_behind_every_event(
+    memory: Memory, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = Follower(memory, resourceVersion=str(memory.store.revision), allowWatchBookmarks="true")
+    for name in "ef":
+        await memory.patch("ConfigMap", "e", {"data": {"x": name}})
+        assert await follower.named() == ("MODIFIED", "e")
+    await memory.create(labelled("g"))  # while the client is slow to take the frame before
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "time", lambda now=loop.time() + 86400: now)
+    assert await follower.named() == ("ADDED", "g")
     kind, document = await follower.next()
     assert (kind, document["metadata"]["resourceVersion"]) == ("BOOKMARK", str(memory.store.revision))
 
