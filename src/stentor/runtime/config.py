@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,6 +19,7 @@ import msgspec
 import yaml
 
 from stentor.net.address import Prefix
+from stentor.runtime.duration import parse_duration_s
 
 
 class ConfigError(ValueError):
@@ -284,9 +287,17 @@ def check(values: Values) -> None:
         raise ConfigError("bpf.masquerade", "false is refused while masquerading is on: there is no iptables mode")
     if not values.kube_proxy_replacement:
         raise ConfigError("kubeProxyReplacement", "false is refused: there is no other proxy")
-    _check_pools(values.ipam.operator)
+    for name, rows in msgspec.to_builtins(values.bpf).items():
+        if name.endswith("Max") and rows < 1:
+            raise ConfigError(f"bpf.{name}", f"{rows}: at least 1")
+    _check_pools(values)
     _check_services(values)
-    for name, port in (("tunnelPort", values.tunnel_port), ("prometheus.port", values.prometheus.port)):
+    _check_texts(values)
+    for name, port in (
+        ("tunnelPort", values.tunnel_port),
+        ("prometheus.port", values.prometheus.port),
+        ("operator.prometheus.port", values.operator.prometheus.port),
+    ):
         if not 0 < port < 65536:
             raise ConfigError(name, f"{port}: from 1 to 65535")
 
@@ -313,6 +324,25 @@ def bind_address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def _check_texts(values: Values) -> None:
+    """Texts with a form of their own; an empty one means that the setting is off."""
+    checks: tuple[tuple[str, str, Callable[[str], object]], ...] = (
+        ("identityChangeGracePeriod", values.identity_change_grace_period, parse_duration_s),
+        ("operator.identityGCInterval", values.operator.identity_gc_interval, parse_duration_s),
+        ("operator.endpointGCInterval", values.operator.endpoint_gc_interval, parse_duration_s),
+        ("ipv4NativeRoutingCIDR", values.ipv4_native_routing_cidr, partial(IPv4Network, strict=False)),
+        ("ipv6NativeRoutingCIDR", values.ipv6_native_routing_cidr, partial(IPv6Network, strict=False)),
+        ("nodePort.range", values.node_port.range, node_port_range),
+        ("kubeProxyReplacementHealthzBindAddr", values.kube_proxy_replacement_healthz_bind_addr, bind_address),
+    )
+    for key, text, parse in checks:
+        if text or parse is parse_duration_s:
+            try:
+                parse(text)
+            except ValueError as error:
+                raise ConfigError(key, str(error)) from error
+
+
 def _check_services(values: Values) -> None:
     if values.maglev.table_size not in MAGLEV_SIZES:
         raise ConfigError("maglev.tableSize", f"{values.maglev.table_size}: one of {', '.join(map(str, MAGLEV_SIZES))}")
@@ -322,24 +352,17 @@ def _check_services(values: Values) -> None:
         seed = b""
     if len(seed) != 12:
         raise ConfigError("maglev.hashSeed", f"{values.maglev.hash_seed!r}: 12 bytes in base64")
-    healthz = values.kube_proxy_replacement_healthz_bind_addr
-    for key, text, parse in (
-        ("nodePort.range", values.node_port.range, node_port_range),
-        ("kubeProxyReplacementHealthzBindAddr", healthz, bind_address),
-    ):
-        try:
-            if text:
-                parse(text)
-        except ValueError as error:
-            raise ConfigError(key, str(error)) from error
 
 
-def _check_pools(pools: IPAMOperator) -> None:
-    for version, cidrs, mask in (
-        (4, pools.cluster_pool_ipv4_pod_cidr_list, pools.cluster_pool_ipv4_mask_size),
-        (6, pools.cluster_pool_ipv6_pod_cidr_list, pools.cluster_pool_ipv6_mask_size),
+def _check_pools(values: Values) -> None:
+    pools = values.ipam.operator
+    above = "ipam.operator.clusterPoolIPv"
+    for version, is_on, cidrs, mask in (
+        (4, values.ipv4.enabled, pools.cluster_pool_ipv4_pod_cidr_list, pools.cluster_pool_ipv4_mask_size),
+        (6, values.ipv6.enabled, pools.cluster_pool_ipv6_pod_cidr_list, pools.cluster_pool_ipv6_mask_size),
     ):
-        above = "ipam.operator.clusterPoolIPv"
+        if is_on and values.ipam.mode == "cluster-pool" and not cidrs:
+            raise ConfigError(f"{above}{version}PodCIDRList", f"empty, but ipv{version}.enabled is true")
         for index, text in enumerate(cidrs):
             key = f"{above}{version}PodCIDRList[{index}]"
             try:
