@@ -238,6 +238,25 @@ async def test_nothing_is_pruned_before_the_table_is_synced_and_nothing_live_eve
     assert target.deleted == [("z", 1)]
 
 
+async def test_nothing_is_settled_while_rows_are_being_written() -> None:
+    world, now, seen = World(), [0.0], []
+
+    class Asked(FlakyTarget):
+        async def apply(
+            self, upserts: Sequence[tuple[tuple[str, int], Frontend]], deletes: Sequence[tuple[str, int]]
+        ) -> Mapping[tuple[str, int], Exception]:
+            seen.append(reconciler.is_settled)
+            return await super().apply(upserts, deletes)
+
+    reconciler = reconciler_for(world, Asked(random.Random(1), rate=0.0), now, 1)
+    world.graph.settle()
+    await reconciler.step()
+    world.feed(Service("a", (80,)))
+    world.graph.settle()
+    await reconciler.step()
+    assert (seen, reconciler.is_settled) == ([False], True)
+
+
 async def test_one_failing_row_holds_nobody_up() -> None:
     world, now = World(), [0.0]
 

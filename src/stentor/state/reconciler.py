@@ -105,6 +105,7 @@ class Reconciler(Generic[K, R]):
         self._next_comparison = 0.0
         self._failed_dumps = 0
         self._compared_synced = False
+        self._is_at_work = False
 
     # ---- what others ask
 
@@ -120,7 +121,7 @@ class Reconciler(Generic[K, R]):
     @property
     def is_settled(self) -> bool:
         """Everything known is applied, compared against a synced table, and nothing is waiting for a retry."""
-        return self._compared_synced and not self._due and not self._tracker
+        return self._compared_synced and not (self._is_at_work or self._due or self._tracker)
 
     async def settled(self) -> None:
         """Wait until `is_settled`; give it a deadline with ``asyncio.timeout``."""
@@ -150,6 +151,13 @@ class Reconciler(Generic[K, R]):
 
     async def step(self) -> None:
         """Do all that is due: changed rows, retries, a comparison."""
+        self._is_at_work = True
+        try:
+            await self._step()
+        finally:
+            self._is_at_work = False
+
+    async def _step(self) -> None:
         now = self._clock()
         keys = dict.fromkeys(change.key for change in self._tracker.drain())
         keys.update(dict.fromkeys(key for key, due in self._due.items() if due <= now))
