@@ -139,14 +139,22 @@ class PublishedTarget(ObjectTarget[PodKey, PublishedEndpoint]):
         self._client = client
         self._published = published
         self._node = node
+        self._sent: dict[PodKey, PublishedEndpoint] = {}
 
     async def write(self, row: PublishedEndpoint) -> None:
-        if self._published.get(row.key) == row:
+        """Nothing when it is there already; what was written a moment ago need not have come back yet."""
+        if self._published.get(row.key) == row == self._sent.get(row.key, row):
             return
+        self._sent[row.key] = row
         change = patch.apply(CILIUM_ENDPOINTS, endpoint_object(row), manager=MANAGER)
         await self._client.patch(CILIUM_ENDPOINTS, row.name, change, row.namespace)
 
     async def remove(self, key: PodKey) -> None:
+        """The object of a pod that was made anew on another node is that node's."""
+        self._sent.pop(key, None)
+        present = self._published.get(key)
+        if present is not None and present.node != self._node:
+            return
         await self._client.delete(CILIUM_ENDPOINTS, key[1], key[0])
 
     async def dump(self) -> Mapping[PodKey, PublishedEndpoint]:

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stentor.agent.publish import derive_published, endpoint_object, endpoint_row
+from stentor.agent.publish import PublishedTarget, derive_published, endpoint_object, endpoint_row
 from stentor.api.cilium import CILIUM_ENDPOINTS, AddressPair, CiliumEndpoint, EndpointNetworking, EndpointStatus
 from stentor.kube import raw
+from stentor.kube.client import Client
+from stentor.kube.config import Connection
 from stentor.net.address import Addr
 from stentor.state import Database, Graph
 from stentor.tables.endpoint import Endpoint, EndpointState, PublishedEndpoint, endpoints, published_endpoints
@@ -78,3 +80,28 @@ def test_an_endpoint_is_announced_once_its_pod_is_known() -> None:
     database.delete(table, 1)
     graph.settle()
     assert len(output) == 0
+
+
+PUBLISHED = PublishedEndpoint(namespace="d", name="p", node=NODE, state="ready")
+REQUEST = "the client is used outside"  # what a closed client says to whoever sends a request
+
+
+async def test_an_object_is_written_until_the_api_is_known_to_have_it() -> None:
+    database, table = Database(), published_endpoints()
+    target = PublishedTarget(Client(Connection(server="http://[::1]:1")), table, NODE)
+    database.put(table, PUBLISHED)
+    await target.write(PUBLISHED)
+    with pytest.raises(RuntimeError, match=REQUEST):
+        await target.write(msgspec.structs.replace(PUBLISHED, state="regenerating"))
+    with pytest.raises(RuntimeError, match=REQUEST):  # what is reflected may be older than that
+        await target.write(PUBLISHED)
+
+
+async def test_the_object_of_another_node_is_left_alone() -> None:
+    database, table = Database(), published_endpoints()
+    target = PublishedTarget(Client(Connection(server="http://[::1]:1")), table, NODE)
+    database.put(table, PUBLISHED)
+    with pytest.raises(RuntimeError, match=REQUEST):
+        await target.remove(PUBLISHED.key)
+    database.put(table, msgspec.structs.replace(PUBLISHED, node=Addr.parse("172.18.0.2")))
+    await target.remove(PUBLISHED.key)
