@@ -152,7 +152,7 @@ class Agent:
     def _load_programs(self, config: DatapathConfig) -> Datapath:
         bpf = msgspec.to_builtins(self.values.bpf)
         limits = {name: value for name, value in bpf.items() if name.endswith("Max")}
-        datapath = Datapath.load(Pins(self.paths.bpffs), config, limits=limits)
+        datapath = Datapath.load(Pins(self.paths.bpffs), config, limits=limits, enable_tcx=self.values.bpf.enable_tcx)
         assert self.devices is not None
         assert self.underlay is not None
         datapath.attach_overlay(self.devices.overlay)
