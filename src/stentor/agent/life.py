@@ -113,7 +113,7 @@ class Agent:
         for source in self.sources:
             jobs.keep(f"watch-{source.kind}", source.run)
         self.service_sources.start(jobs)
-        facts = await self.node.discover()
+        facts = await self.node.discover(needs_prefixes=self.values.ipam.mode == "kubernetes")
         addresses = tuple(addr for _, addr in facts.addresses)
         await self._load_datapath(addresses)
         assert self.underlay is not None

@@ -36,17 +36,19 @@ class LocalNode:
         self._cluster = cluster
         self._families = families
 
-    async def discover(self) -> NodeFacts:
-        """Wait for the Node object with an InternalIP; facts of an earlier life do when the API does not answer."""
+    async def discover(self, *, needs_prefixes: bool) -> NodeFacts:
+        """Wait for the Node object with an InternalIP, and with a pod CIDR of every family when `needs_prefixes`; facts of
+        an earlier life do when the API does not answer."""
         pause_s = _POLL_S
         while True:
             try:
                 node = await self._client.get(NODES, self.name)
                 found = self._facts_of(node)
-                if any(kind == "InternalIP" for kind, _ in found.addresses):
+                missing = self._missing(found, needs_prefixes)
+                if not missing:
                     self._remember(found)
                     return found
-                log.info("Node has no InternalIP yet", extra={"node": self.name})
+                log.info(f"Node has no {missing} yet", extra={"node": self.name})
             except ApiError as e:
                 if self.facts is not None and not isinstance(e, Forbidden):
                     log.warning("Using what is remembered of this node", extra={"error": e.message})
@@ -54,6 +56,12 @@ class LocalNode:
                 log.info("Waiting for the Node object", extra={"node": self.name, "error": e.message})
             await asyncio.sleep(pause_s)
             pause_s = min(_SLOW_POLL_S, pause_s * 1.5)
+
+    def _missing(self, facts: NodeFacts, needs_prefixes: bool) -> str:
+        if not any(kind == "InternalIP" for kind, _ in facts.addresses):
+            return "InternalIP"
+        prefixes = tuple(map(Prefix.parse, facts.node_pod_cidrs))
+        return "podCIDR of every family" if needs_prefixes and not self.has_all(prefixes) else ""
 
     def _facts_of(self, node: Node) -> NodeFacts:
         addresses = []
