@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from prometheus_client.core import Metric
 
@@ -20,9 +21,8 @@ from stentor.tables.endpoint import EndpointState
 def sample(agent: Agent) -> Iterator[Metric]:
     """All metrics of an agent."""
     yield gauge("cilium_version", "Version of the agent", {(stentor.__version__,): 1}, ("version",))
-    yield gauge(
-        "cilium_agent_bootstrap_seconds", "Duration of the start", {("overall",): agent.bootstrap_s}, ("scope",)
-    )
+    start = {("overall", "success"): agent.bootstrap_s}
+    yield gauge("cilium_agent_bootstrap_seconds", "Duration of the start", start, ("scope", "outcome"))
     yield from _endpoints(agent)
     yield from _cluster(agent)
     yield from _jobs(agent)
@@ -58,12 +58,12 @@ def _cluster(agent: Agent) -> Iterator[Metric]:
     enforcing = len(tables.endpoints) if agent.values.policy_enforcement_mode == "always" else 0
     statuses = {("none",): float(len(tables.endpoints) - enforcing), ("both",): float(enforcing)}
     yield gauge("cilium_policy_endpoint_enforcement_status", "Endpoints by enforcement", statuses, ("enforcement",))
-    calls = {key: float(count) for key, count in agent.client.requests.items()}
-    yield counter(
-        "cilium_k8s_client_api_calls", "API calls by method and return code", calls, ("method", "return_code")
-    )
-    events = {(source.kind.kind, "update", "true"): float(source.events) for source in agent.sources}
-    yield counter("cilium_kubernetes_events", "Events received from Kubernetes", events, ("scope", "action", "valid"))
+    host = urlsplit(agent.client.connection.server).netloc
+    calls = {(host, *key): float(count) for key, count in agent.client.requests.items()}
+    labels = ("host", "method", "return_code")
+    yield counter("cilium_k8s_client_api_calls", "API calls by server, method and return code", calls, labels)
+    events = {(source.kind.kind, "update", "success"): float(source.events) for source in agent.sources}
+    yield counter("cilium_kubernetes_events", "Events received from Kubernetes", events, ("scope", "action", "status"))
 
 
 def _jobs(agent: Agent) -> Iterator[Metric]:
