@@ -140,9 +140,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> bytes:
         """The answer's body; one of `ApiError` for anything but success."""
-        headers = _JSON | self.authorization()
-        if body is not None:
-            headers["Content-Type"] = media_type
+        media = {} if body is None else {"Content-Type": media_type}
         try:
             async with (
                 asyncio.timeout(timeout_s or self._timeout_s),
@@ -151,7 +149,7 @@ class Client:
                     self.connection.server + path,
                     params=query,
                     data=body,
-                    headers=headers,
+                    headers=_JSON | media | self.authorization(),
                     **self._name_check(),
                 ) as response,
             ):

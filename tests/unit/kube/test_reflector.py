@@ -14,6 +14,7 @@ from stentor.api.core import NODES, Node
 from stentor.api.meta import ObjectKey
 from stentor.kube.client import Client
 from stentor.kube.config import Connection
+from stentor.kube.errors import Retryable
 from stentor.kube.reflector import Reflector
 
 Object = dict[str, Any]
@@ -160,3 +161,9 @@ async def test_errors_are_tried_again(serve: Any) -> None:
     _, reflector = await mirror(await serve(script), ["a"])
     assert len(script.asked) >= 3
     assert reflector.synced.is_set()
+
+
+async def test_a_token_that_cannot_be_read_is_tried_again() -> None:
+    async with Client(Connection(server="http://[::1]:1", token_file="/nowhere/token")) as client:
+        with pytest.raises(Retryable, match="/nowhere/token"):
+            await client.get(NODES, "n")
