@@ -26,7 +26,6 @@ from stentor.sys.netlink import (
     add_address,
     add_pod_veth,
     add_vxlan,
-    delete_link,
     set_link,
     set_mtu,
     set_no_link_local,
@@ -148,15 +147,6 @@ def router_addresses() -> list[Addr]:
     with IPRoute() as ipr:
         messages = ipr.get_addr(index=index)
         return [Addr.parse(m.get_attr("IFA_LOCAL") or m.get_attr("IFA_ADDRESS")) for m in messages if m["scope"] == 0]
-
-
-def remove_devices() -> None:
-    """Undo `make_devices`."""
-    with Route() as route:
-        for name in (HOST, OVERLAY):
-            index = _index(name)
-            if index is not None:
-                route.send(delete_link(index))
 
 
 def set_forwarding(families: Iterable[int]) -> None:

@@ -51,10 +51,6 @@ class ClusterPool:
         for prefix in [prefix for prefix, holder in self._owners.items() if holder == owner]:
             del self._owners[prefix]
 
-    def contains(self, prefix: Prefix) -> bool:
-        """Whether a prefix lies in one of the pool's."""
-        return any(pool.covers(prefix) for pool in self.prefixes)
-
     def _foreign(self) -> Iterator[Prefix]:
         """Prefixes in use whose length is not the pool's: a changed mask size leaves such ones."""
         return (prefix for prefix in self._owners if prefix.bits != self._bits)

@@ -5,7 +5,7 @@ An identity is a set of labels; its canonical form is the sorted tuple of their 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -47,8 +47,3 @@ Labels = tuple[Label, ...]
 def canonical(labels: Iterable[Label]) -> Labels:
     """Sorted, without repetition: equal sets are equal tuples."""
     return tuple(sorted(set(labels)))
-
-
-def from_map(labels: Mapping[str, str], source: str = "k8s") -> Labels:
-    """From Kubernetes labels."""
-    return canonical(Label(source, key, value) for key, value in labels.items())

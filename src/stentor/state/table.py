@@ -191,15 +191,6 @@ class Transaction:
         """Remove; a key that is not there is no error."""
         self._writes.append((table, key, None))
 
-    def replace(self, table: Table[K, R], rows: Iterable[R]) -> None:
-        """Make `rows` the whole content of the table."""
-        wanted = {table.key(row): row for row in rows}
-        for key, _ in list(table.items()):
-            if key not in wanted:
-                self.delete(table, key)
-        for row in wanted.values():
-            self.put(table, row)
-
     def __enter__(self) -> Transaction:
         return self
 
