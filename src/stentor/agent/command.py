@@ -17,7 +17,7 @@ from stentor.agent.api import Api
 from stentor.agent.errors import StartupError
 from stentor.agent.life import Agent, Paths
 from stentor.agent.metric import sample
-from stentor.datapath.errors import StaleObject
+from stentor.datapath.errors import DatapathError, StaleObject
 from stentor.datapath.object import read_objects
 from stentor.kube.client import Client
 from stentor.kube.config import Connection, find
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(50_000, 20, 100)
     try:
         return asyncio.run(run(values, connection, arguments.node_name, paths))
-    except StartupError as e:
+    except (StartupError, DatapathError) as e:
         log.error("Cannot start", extra={"error": str(e)})
         return 2
 
@@ -111,6 +111,6 @@ async def run(values: Values, connection: Connection, node_name: str, paths: Pat
                 await exporter.cleanup()
         agent.close()
     for error in failure:
-        if isinstance(error, StartupError):
+        if isinstance(error, (StartupError, DatapathError)):
             raise error
     return 1 if failure else 0
