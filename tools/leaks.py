@@ -21,7 +21,8 @@ def mounts() -> list[str]:
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
-        found.append(f"mount {fields[4]} ({fields[fields.index('-') + 1]})")
+        if fields[4] != "/run/netns":  # `ip netns` mounts it for ever the first time it is used on a machine
+            found.append(f"mount {fields[4]} ({fields[fields.index('-') + 1]})")
     return found
 
 
