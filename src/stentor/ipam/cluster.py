@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from stentor.ipam.errors import AlreadyAllocated, PoolExhausted
 from stentor.net.address import Addr, Prefix
@@ -16,6 +16,9 @@ class ClusterPool:
         self.family = self.prefixes[0].family
         self.length = length
         self._owners: dict[Prefix, str] = {}
+        self._foreign: set[Prefix] = (
+            set()
+        )  # in use with another length than the pool's: a changed mask size leaves such
         self._bits = length + (96 if self.family == 4 else 0)
         self._next = 0
         self._counts = [1 << (self._bits - prefix.bits) for prefix in self.prefixes]
@@ -34,26 +37,27 @@ class ClusterPool:
         for _ in range(self.capacity):
             candidate = self._at(self._next)
             self._next = (self._next + 1) % self.capacity
-            if candidate not in self._owners and not any(candidate.overlaps(used) for used in self._foreign()):
+            if candidate not in self._owners and not any(candidate.overlaps(used) for used in self._foreign):
                 self._owners[candidate] = owner
                 return candidate
         raise PoolExhausted(", ".join(map(str, self.prefixes)), self.capacity)
 
     def occupy(self, prefix: Prefix, owner: str) -> None:
         """Note a prefix that a node has already; AlreadyAllocated when it overlaps another node's."""
-        for used, holder in self._owners.items():
+        is_foreign = prefix.bits != self._bits
+        for used in self._owners if is_foreign else (prefix, *self._foreign):  # those of one length overlap when equal
+            holder = self._owners.get(used, owner)
             if holder != owner and used.overlaps(prefix):
                 raise AlreadyAllocated(prefix, holder)
         self._owners[prefix] = owner
+        if is_foreign:
+            self._foreign.add(prefix)
 
     def release(self, owner: str) -> None:
         """Take back all that a node had."""
         for prefix in [prefix for prefix, holder in self._owners.items() if holder == owner]:
             del self._owners[prefix]
-
-    def _foreign(self) -> Iterator[Prefix]:
-        """Prefixes in use whose length is not the pool's: a changed mask size leaves such ones."""
-        return (prefix for prefix in self._owners if prefix.bits != self._bits)
+            self._foreign.discard(prefix)
 
     def _at(self, index: int) -> Prefix:
         for prefix, count in zip(self.prefixes, self._counts, strict=True):

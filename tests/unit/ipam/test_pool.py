@@ -128,3 +128,19 @@ def test_several_prefixes_are_one_pool() -> None:
     pool = ClusterPool([Prefix.parse("10.0.0.0/24"), Prefix.parse("10.8.0.0/23")], 24)
     assert [str(pool.allocate(f"n{i}")) for i in range(3)] == ["10.0.0.0/24", "10.8.0.0/24", "10.8.1.0/24"]
     assert (pool.used, pool.capacity) == (3, 3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 15), st.sampled_from([26, 28, 30]), st.sampled_from("abc")), max_size=12))
+def test_no_two_nodes_hold_overlapping_prefixes(steps: list[tuple[int, int, str]]) -> None:
+    pool = ClusterPool([Prefix.parse("10.0.0.0/24")], 28)
+    held: list[tuple[Prefix, str]] = []
+    for number, length, owner in steps:
+        prefix = Prefix.parse(f"10.0.0.{number * 16}/{length}")
+        is_taken = any(other != owner and used.overlaps(prefix) for used, other in held)
+        try:
+            pool.occupy(prefix, owner)
+        except AlreadyAllocated:
+            assert is_taken
+        else:
+            assert not is_taken
+            held.append((prefix, owner))
