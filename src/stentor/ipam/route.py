@@ -18,10 +18,6 @@ _LAST_METRIC: Final = 1 << 20
 _UNDERLAY: Final = ("InternalIP", "ExternalIP")
 
 
-def _local(nodes: Table[tuple[str, str], Node]) -> Node | None:
-    return next((node for node in nodes if node.is_local), None)
-
-
 def derive_routes(
     endpoints: Table[int, Endpoint], nodes: Table[tuple[str, str], Node], output: Table[RouteKey, Route], *, mtu: int
 ) -> Derivation[Prefix, RouteKey, Route]:
@@ -29,8 +25,7 @@ def derive_routes(
     CIDR is unreachable apart from that."""
 
     def source(family: int) -> Addr | None:
-        local = _local(nodes)
-        return local.address("CiliumInternalIP", family) if local is not None else None
+        return next((node.address("CiliumInternalIP", family) for node in nodes.by("local", True)), None)
 
     def compute(prefix: Prefix) -> Iterable[Route]:
         for endpoint in endpoints.by("address", prefix.addr) if prefix.is_host else ():

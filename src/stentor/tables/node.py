@@ -53,6 +53,7 @@ def nodes() -> Table[tuple[str, str], Node]:
             "name": lambda row: (row.name,),
             "address": lambda row: tuple(addr for _, addr in row.addresses),
             "cidr": lambda row: row.pod_cidrs,
+            "local": lambda row: (True,) if row.is_local else (),
         },
         columns=(
             Column("Name", lambda row: f"{row.cluster}/{row.name}"),
