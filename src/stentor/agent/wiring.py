@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Final
 
 from stentor.agent.publish import PublishedTarget, derive_published, endpoint_row
 from stentor.agent.recorded import Recorded
@@ -38,6 +38,9 @@ from stentor.runtime.config import Values
 from stentor.state import Graph, Reconciler
 from stentor.sys.bpf import Map
 from stentor.tables.node import Node
+
+_BEHIND_ADD_S: Final = 0.004
+"""What nobody waits for goes behind the answer to a CNI ADD, which has made the pod's routes by itself."""
 
 
 def sources(
@@ -135,6 +138,8 @@ def reconcile(
         Reconciler("nodes", t.node_addresses, targets.nodes(maps)),
         Reconciler("masquerade-exclusions", t.exclusions, targets.exclusions(maps)),
         Reconciler("uplinks", t.uplinks, targets.uplinks(maps)),
-        Reconciler("routes", t.routes, KernelRoutes(link_thread)),
-        Reconciler("cilium-endpoints", t.published, PublishedTarget(client, t.cilium_endpoints, node)),
+        Reconciler("routes", t.routes, KernelRoutes(link_thread), linger_s=_BEHIND_ADD_S),
+        Reconciler(
+            "cilium-endpoints", t.published, PublishedTarget(client, t.cilium_endpoints, node), linger_s=_BEHIND_ADD_S
+        ),
     )

@@ -73,7 +73,10 @@ class Counters(msgspec.Struct):
 
 
 class Reconciler(Generic[K, R]):
-    """Drives `target` to `table`. `run` goes on until cancelled; `step` does what is due now (tests call it directly)."""
+    """Drives `target` to `table`. `run` goes on until cancelled; `step` does what is due now (tests call it directly).
+
+    With `linger_s` a change is acted on so much later: for work that nobody waits for, behind what somebody waits for.
+    """
 
     def __init__(
         self,
@@ -83,6 +86,7 @@ class Reconciler(Generic[K, R]):
         *,
         compare_interval_s: float = 60.0,
         batch: int = 4096,
+        linger_s: float = 0.0,
         backoff: Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -94,6 +98,7 @@ class Reconciler(Generic[K, R]):
         self.fault = ""  # why the target as a whole cannot be read; empty when it can
         self._compare_interval_s = compare_interval_s
         self._batch = batch
+        self._linger_s = linger_s
         self._backoff = backoff or Backoff()
         self._clock = clock
         self._rng = rng or random.Random()
@@ -148,6 +153,8 @@ class Reconciler(Generic[K, R]):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+            if self._linger_s:
+                await asyncio.sleep(self._linger_s)
 
     async def step(self) -> None:
         """Do all that is due: changed rows, retries, a comparison."""
