@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stentor.net.identity import Reserved, cluster_range, cluster_shift, is_node_local, world_of
+from stentor.net.identity import Reserved, cluster_range, cluster_shift
 from stentor.net.label import Label, canonical
 
 
@@ -38,12 +38,7 @@ def test_identity_ranges_follow_the_cluster_id() -> None:
     assert cluster_range(0) == range(256, 65536)
     assert cluster_range(3)[0] == 3 << 16 | 256
     assert cluster_range(500, cluster_shift(511))[-1] == (501 << 15) - 1
-    assert not is_node_local(cluster_range(255)[-1])
-    assert is_node_local(1 << 24 | 1)
 
 
-def test_world_has_one_identity_a_family_in_dual_stack() -> None:
-    assert world_of(4, dual_stack=True) == Reserved.WORLD_IPV4
-    assert world_of(6, dual_stack=True) == Reserved.WORLD_IPV6
-    assert world_of(6, dual_stack=False) == Reserved.WORLD
+def test_reserved_labels_are_upstreams() -> None:
     assert Reserved.KUBE_APISERVER.label == "reserved:kube-apiserver"

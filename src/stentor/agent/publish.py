@@ -32,12 +32,11 @@ from stentor.kube.rows import PROTOCOLS
 from stentor.kube.target import ObjectTarget
 from stentor.net.address import Addr
 from stentor.state import Derivation, Input, Table
-from stentor.tables.endpoint import Endpoint, EndpointState, PublishedEndpoint
+from stentor.tables.endpoint import Endpoint, PublishedEndpoint
 from stentor.tables.pod import Pod, PodKey
 
 MANAGER: Final = "cilium-agent"
 _PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOLS.items()}
-_HIDDEN: Final = (EndpointState.DISCONNECTING, EndpointState.INVALID)
 
 
 def derive_published(
@@ -47,7 +46,7 @@ def derive_published(
 
     def compute(key: PodKey) -> Iterable[PublishedEndpoint]:
         pod = pods.get(key)
-        rows = [row for row in endpoints.by("pod", key) if row.state not in _HIDDEN]
+        rows = endpoints.by("pod", key)
         if pod is None or not rows or pod.uid != (rows[0].pod_uid or pod.uid):
             return
         # A pod has one CiliumEndpoint: its first interface's.

@@ -22,7 +22,6 @@ from stentor.tables.pod import Pod, PodKey, PodLabels
 from stentor.tables.realized import Realized
 
 _GOING_ON = (EndpointState.REGENERATING, EndpointState.RESTORING, EndpointState.CREATING)
-_FINAL = (EndpointState.DISCONNECTING, EndpointState.INVALID)
 
 
 class Resolver:
@@ -97,7 +96,7 @@ class Resolver:
             endpoint = self._endpoints.table.get(endpoint_id)
             if endpoint is None:
                 self._due.pop(endpoint_id, None)
-            elif endpoint.state not in _FINAL:
+            else:
                 self._settle_one(endpoint, now)
 
     def _stale(self, now: float) -> dict[int, None]:

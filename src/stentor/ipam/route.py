@@ -8,7 +8,7 @@ from typing import Final
 from stentor.net.address import Addr, Prefix
 from stentor.net.identity import Reserved
 from stentor.state import Derivation, Input, Table
-from stentor.tables.endpoint import Endpoint, EndpointState
+from stentor.tables.endpoint import Endpoint
 from stentor.tables.masquerade import Exclusion
 from stentor.tables.node import Node, NodeAddress
 from stentor.tables.route import Route, RouteKey
@@ -29,8 +29,7 @@ def derive_routes(
 
     def compute(prefix: Prefix) -> Iterable[Route]:
         for endpoint in endpoints.by("address", prefix.addr) if prefix.is_host else ():
-            if endpoint.state is not EndpointState.DISCONNECTING:
-                return (Route(prefix=prefix, device=endpoint.host_ifname, source=source(prefix.family)),)
+            return (Route(prefix=prefix, device=endpoint.host_ifname, source=source(prefix.family)),)
         for node in nodes.by("cidr", prefix):
             if node.is_local:  # what no longer exists must not leave by the default route
                 return (Route(prefix=prefix, metric=_LAST_METRIC),)

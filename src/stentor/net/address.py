@@ -7,7 +7,6 @@ Values only: no resolution, no sockets.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
 from typing import Final
 
 _V4_BASE: Final = 0xFFFF << 32
@@ -134,14 +133,6 @@ class Prefix(tuple[Addr, int]):
 
     def overlaps(self, other: Prefix) -> bool:
         return self.covers(other) or other.covers(self)
-
-    def subnets(self, length: int) -> Iterator[Prefix]:
-        """Every prefix of the family's `length` inside, in order; ValueError when that is shorter than this one."""
-        bits = length + (_V4_BITS if self.family == 4 else 0)
-        if not self[1] <= bits <= 128:
-            raise ValueError(f"/{length} does not fit into {self}")
-        step = 1 << (128 - bits)
-        return (Prefix(Addr(int(self[0]) + i * step), bits) for i in range(1 << (bits - self[1])))
 
     def __str__(self) -> str:
         return f"{self[0]}/{self.length}"

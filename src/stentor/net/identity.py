@@ -11,9 +11,6 @@ from typing import Final, NewType
 Identity = NewType("Identity", int)
 
 FIRST_CLUSTER_LOCAL: Final = 256
-LOCAL_CIDR_SCOPE: Final = 1 << 24
-REMOTE_NODE_SCOPE: Final = 2 << 24
-_SCOPE_MASK: Final = 0xFF << 24
 
 
 class Reserved(IntEnum):
@@ -48,15 +45,3 @@ def cluster_range(cluster_id: int, shift: int = 16) -> range:
     """Numeric identities that a cluster may allocate for its workloads."""
     base = cluster_id << shift
     return range(base | FIRST_CLUSTER_LOCAL, base + (1 << shift))
-
-
-def is_node_local(identity: int) -> bool:
-    """True for identities of prefixes and of remote nodes, whose numbers mean nothing elsewhere."""
-    return bool(identity & _SCOPE_MASK)
-
-
-def world_of(family: int, *, dual_stack: bool) -> Identity:
-    """What an address outside every known prefix is: one identity a family in dual stack, ``world`` otherwise."""
-    if not dual_stack:
-        return Identity(Reserved.WORLD)
-    return Identity(Reserved.WORLD_IPV4 if family == 4 else Reserved.WORLD_IPV6)

@@ -11,11 +11,9 @@ from collections.abc import Iterable
 from stentor.net.address import Addr
 from stentor.policy.compile import POLICY_NONE, policy_id
 from stentor.state import Derivation, Input, Table
-from stentor.tables.endpoint import Endpoint, EndpointEntry, EndpointState
+from stentor.tables.endpoint import Endpoint, EndpointEntry
 from stentor.tables.policy import Direction, PeerKey, PolicyPeer
 from stentor.tables.realized import Realized
-
-_ABSENT = (EndpointState.DISCONNECTING, EndpointState.INVALID)
 
 
 def derive_endpoint_entries(
@@ -33,7 +31,7 @@ def derive_endpoint_entries(
 
     def compute(endpoint_id: int) -> Iterable[EndpointEntry]:
         endpoint = endpoints.get(endpoint_id)
-        if endpoint is None or endpoint.state in _ABSENT:
+        if endpoint is None:
             return
         policy = policy_id(endpoint.identity) if endpoint.identity else POLICY_NONE
         if not is_in_force(policy):

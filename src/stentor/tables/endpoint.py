@@ -12,16 +12,13 @@ from stentor.state import Column, Table
 
 
 class EndpointState(Enum):
-    """Upstream's endpoint states, as `CiliumEndpoint.status.state` shows them."""
+    """Upstream's endpoint states, as `CiliumEndpoint.status.state` shows them. An endpoint that ends is no row any more."""
 
     CREATING = "creating"
     WAITING_FOR_IDENTITY = "waiting-for-identity"
     REGENERATING = "regenerating"
     READY = "ready"
-    NOT_READY = "not-ready"
-    DISCONNECTING = "disconnecting"
     RESTORING = "restoring"
-    INVALID = "invalid"
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
