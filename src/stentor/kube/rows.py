@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from stentor.api.cilium import CiliumIdentity, CiliumNode
@@ -57,8 +58,16 @@ def identity_row(identity: CiliumIdentity) -> IdentityRow:
     if not name.isdecimal():
         raise ValueError(f"metadata.name: {name!r} is no number")
     labels = canonical(_label(key, value) for key, value in identity.security_labels.items())
-    mark = identity.metadata.annotations.get(UNUSED_SINCE)
-    return IdentityRow(int(name), labels, unused_since=float(mark) if mark else None)
+    return IdentityRow(int(name), labels, unused_since=_time(identity.metadata.annotations.get(UNUSED_SINCE, "")))
+
+
+def _time(mark: str) -> float | None:
+    """None for a mark that is no time: it must not hide the identity, and collection makes a new one when it is due."""
+    try:
+        time = float(mark)
+    except ValueError:
+        return None
+    return time if math.isfinite(time) else None
 
 
 def identity_object(row: IdentityRow) -> CiliumIdentity:
