@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from stentor.api.meta import Kind, ListMeta, Resource
+from stentor.api.meta import Kind, ListMeta, ObjectKey, Resource
 from stentor.kube.errors import ApiError, BadInput, Cause, error_of
 
 T = TypeVar("T", bound=Resource)
@@ -26,10 +26,12 @@ class EventType(Enum):
 
 
 class WatchEvent(msgspec.Struct, Generic[T], frozen=True):
-    """One change; bookmarks carry only the resource version."""
+    """One change. `object` is None when it was deleted; of a bookmark only the resource version counts."""
 
     type: EventType
-    object: T
+    key: ObjectKey
+    resource_version: str
+    object: T | None
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -43,6 +45,16 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 class _RawEvent(msgspec.Struct, frozen=True):
     type: EventType
     object: msgspec.Raw
+
+
+class _Name(msgspec.Struct, frozen=True, rename="camel"):
+    name: str
+    namespace: str = ""
+    resource_version: str = ""
+
+
+class _Named(msgspec.Struct, frozen=True):
+    metadata: _Name
 
 
 class _RawList(msgspec.Struct, frozen=True):
@@ -71,6 +83,7 @@ class _Status(msgspec.Struct, frozen=True):
 _EVENT = msgspec.json.Decoder(_RawEvent)
 _LIST = msgspec.json.Decoder(_RawList)
 _STATUS = msgspec.json.Decoder(_Status)
+_NAMED = msgspec.json.Decoder(_Named)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -105,14 +118,21 @@ def decode_list(kind: Kind[T], body: bytes) -> tuple[Page[T], list[str]]:
 
 
 def decode_event(kind: Kind[T], line: bytes) -> WatchEvent[T]:
-    """One line of a watch. An ERROR event is raised as the error that its Status says (Gone: list again)."""
+    """One line of a watch. An ERROR event is raised as the error that its Status says (Gone: list again).
+
+    Of a deleted object only the name is read: one that does not fit its type must be able to go, too.
+    """
     try:
         event = _EVENT.decode(line)
+        gone = _NAMED.decode(event.object).metadata if event.type is EventType.DELETED else None
     except msgspec.MsgspecError as e:
         raise BadInput(f"{kind}: undecodable watch event: {e}") from e
     if event.type is EventType.ERROR:
         raise decode_error(500, bytes(event.object))
-    return WatchEvent(event.type, decode(kind, event.object))
+    if gone is not None:
+        return WatchEvent(event.type, ObjectKey(gone.namespace, gone.name), gone.resource_version, None)
+    obj = decode(kind, event.object)
+    return WatchEvent(event.type, obj.key, obj.metadata.resource_version, obj)
 
 
 def decode_error(http_status: int, body: bytes) -> ApiError:

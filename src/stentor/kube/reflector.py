@@ -139,13 +139,11 @@ class Reflector(Generic[T]):
             log.warning("Skipped an event that does not fit its type", extra={"fault": e.message})
             return
         self.events += 1
-        obj = event.object
-        self._version = obj.metadata.resource_version or self._version
+        self._version = event.resource_version or self._version
         if event.type is EventType.BOOKMARK:
             return
-        if event.type is EventType.DELETED:
-            changed[obj.key] = None
-            self._known.pop(obj.key, None)
+        changed[event.key] = event.object
+        if event.object is None:
+            self._known.pop(event.key, None)
         else:
-            changed[obj.key] = obj
-            self._known[obj.key] = None
+            self._known[event.key] = None

@@ -156,6 +156,12 @@ async def test_an_event_that_does_not_fit_is_skipped(serve: Any) -> None:
     assert sink.names == {"c"}
 
 
+async def test_an_object_that_does_not_fit_can_be_deleted(serve: Any) -> None:
+    bad = event("DELETED", {"metadata": {"name": "a", "resourceVersion": "6", "labels": 7}})
+    sink, _ = await mirror(await serve(Script([listing(5, "a")], [[bad, event("ADDED", node("c", 8))]])), ["c"])
+    assert sink.names == {"c"}
+
+
 async def test_errors_are_tried_again(serve: Any) -> None:
     script = Script([503, 404, listing(5, "a")], [[]])
     _, reflector = await mirror(await serve(script), ["a"])
