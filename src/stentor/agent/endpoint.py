@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -90,8 +91,7 @@ class Endpoints:
         settings = self.settings
         if settings is None:
             raise TryAgainLater("try again later", "the agent is still starting")
-        namespace, pod = request.pod
-        owner = f"{namespace}/{pod}" if pod else request.container_id
+        owner = _owner(*request.pod, request.container_id)
         addresses = self._allocate(owner)
         wanted = LinkRequest(
             netns=request.netns,
@@ -107,7 +107,7 @@ class Endpoints:
             endpoint = self._endpoint_of(request, addresses, made)
             self._store.save(endpoint)
         except BaseException:
-            self._release(addresses)
+            self._release(addresses, owner)
             if made is not None:
                 self._bury_later(made.ifindex)
             raise
@@ -168,7 +168,7 @@ class Endpoints:
                 continue
             try:
                 for addr in endpoint.addresses:
-                    self.pools.reserve(addr, f"{endpoint.namespace}/{endpoint.pod}")
+                    self.pools.reserve(addr, _owner_of(endpoint))
             except AlreadyAllocated as e:
                 log.warning("Address of a restored endpoint is taken", extra=_words(endpoint) | {"error": str(e)})
             restored.append(msgspec.structs.replace(endpoint, state=EndpointState.RESTORING))
@@ -202,7 +202,11 @@ class Endpoints:
     def _forget(self, endpoint: Endpoint) -> None:
         self._database.delete(self.table, endpoint.id)
         self._store.forget(endpoint.id)
-        self._release(endpoint.addresses)
+        self._release(endpoint.addresses, _owner_of(endpoint))
+        for addr in endpoint.addresses:  # two restored endpoints may say that an address is theirs
+            for other in self.table.by("address", addr):
+                with suppress(AlreadyAllocated):
+                    self.pools.reserve(addr, _owner_of(other))
         self._bury_later(endpoint.ifindex)
         log.info("Deleted endpoint", extra=_words(endpoint))
 
@@ -213,16 +217,16 @@ class Endpoints:
                 pool = self.pools.pool(family)
                 taken.append(pool.allocate(owner))
         except PoolMissing as e:
-            self._release(taken)
+            self._release(taken, owner)
             raise TryAgainLater("try again later", str(e)) from e
         except PoolExhausted as e:
-            self._release(taken)
+            self._release(taken, owner)
             raise PoolEmpty("no address is free", str(e)) from e
         return tuple(taken)
 
-    def _release(self, addresses: Iterable[Addr]) -> None:
+    def _release(self, addresses: Iterable[Addr], owner: str) -> None:
         for addr in addresses:
-            self.pools.release(addr)
+            self.pools.release(addr, owner)
 
     def _take_id(self) -> int:
         for _ in range(MAX_ID):
@@ -238,6 +242,15 @@ class Endpoints:
             raise
         except OSError as e:
             raise CniError("system call failed", str(e)) from e
+
+
+def _owner(namespace: str, pod: str, container_id: str) -> str:
+    """Whose an address is: the pod's, as CiliumNode's status shows it, or the container's when the runtime names no pod."""
+    return f"{namespace}/{pod}" if pod else container_id
+
+
+def _owner_of(endpoint: Endpoint) -> str:
+    return _owner(endpoint.namespace, endpoint.pod, endpoint.container_id)
 
 
 def _words(endpoint: Endpoint) -> dict[str, str]:

@@ -44,9 +44,10 @@ class AddressPool:
         if holder != owner:
             raise AlreadyAllocated(addr, holder)
 
-    def release(self, addr: Addr) -> None:
-        """Give an address back; one that is free already is no error."""
-        self._owners.pop(addr, None)
+    def release(self, addr: Addr, owner: str) -> None:
+        """Give an address back; one that is free already or somebody else's stays as it is."""
+        if self._owners.get(addr) == owner:
+            del self._owners[addr]
 
 
 class NodePools:
@@ -92,11 +93,11 @@ class NodePools:
         foreign.reserve(addr, owner)
         self._retired.append(foreign)
 
-    def release(self, addr: Addr) -> None:
-        """Give an address back, wherever it came from."""
+    def release(self, addr: Addr, owner: str) -> None:
+        """Give an address back, wherever it came from; another owner's is left alone."""
         for pool in (*self._current.values(), *self._retired):
             if pool.prefix.covers(addr):
-                pool.release(addr)
+                pool.release(addr, owner)
 
     def usage(self) -> dict[str, str]:
         """Every address in use with its owner, as CiliumNode's status shows it."""

@@ -33,7 +33,7 @@ def test_edges_are_left_out(text: str, capacity: int, first: str, last: str) -> 
 def test_an_address_given_back_rests_longest() -> None:
     pool = AddressPool(Prefix.parse("10.0.0.0/29"))
     first = pool.allocate("a")
-    pool.release(first)
+    pool.release(first, "a")
     assert [str(pool.allocate("b")) for _ in range(6)] == [f"10.0.0.{n}" for n in (2, 3, 4, 5, 6, 1)]
 
 
@@ -60,7 +60,7 @@ def test_pools_agree_with_a_set(steps: list[int]) -> None:
             assert pool.prefix.covers(addr)
             held.append(addr)
         elif held:
-            pool.release(held.pop(step % len(held)))
+            pool.release(held.pop(step % len(held)), "x")
     assert set(pool.owners) == set(held)
 
 
@@ -73,7 +73,9 @@ def test_a_changed_prefix_keeps_what_is_in_use() -> None:
     pools.set_prefixes([Prefix.parse("10.9.0.0/24"), Prefix.parse("fd00::/120")])
     assert str(pools.pool(4).allocate("b")) == "10.9.0.1"
     assert pools.usage()[str(old)] == "a"
-    pools.release(old)
+    pools.release(old, "b")
+    assert pools.usage()[str(old)] == "a"
+    pools.release(old, "a")
     assert str(old) not in pools.usage()
 
 
@@ -82,7 +84,7 @@ def test_restored_addresses_outside_all_prefixes_are_remembered() -> None:
     pools.set_prefixes([Prefix.parse("10.0.0.0/24")])
     pools.reserve(Addr.parse("10.5.5.5"), "old")
     assert pools.usage() == {"10.5.5.5": "old"}
-    pools.release(Addr.parse("10.5.5.5"))
+    pools.release(Addr.parse("10.5.5.5"), "old")
     assert pools.usage() == {}
 
 
