@@ -59,6 +59,12 @@ class ClusterPool:
             del self._owners[prefix]
             self._foreign.discard(prefix)
 
+    def withdraw(self, prefix: Prefix, owner: str) -> None:
+        """Take back one prefix that a node no longer has; another node's is left alone."""
+        if self._owners.get(prefix) == owner:
+            del self._owners[prefix]
+            self._foreign.discard(prefix)
+
     def _at(self, index: int) -> Prefix:
         for prefix, count in zip(self.prefixes, self._counts, strict=True):
             if index < count:

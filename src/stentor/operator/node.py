@@ -58,19 +58,36 @@ class PrefixAssigner:
             if change.new is None:
                 for pool in self.pools:
                     pool.release(change.key[1])
-        present = [change.new for change in changes if change.new is not None]
+        present = [(change.new, self._prefixes_of(change.new)) for change in changes if change.new is not None]
+        exchanged = [self._withdraw(node.name, prefixes) for node, prefixes in present]
         # Nodes that have prefixes keep them, so they go first.
-        present.sort(key=lambda node: (not node.pod_cidrs, node.name))
+        present.sort(key=lambda each: (not each[1], each[0].name))
         with self._database.write() as txn:
             for change in changes:
                 if change.new is None:
                     txn.delete(self._output, change.key[1])
-            for node in present:
-                prefixes, faults = assign(self.pools, node.name, node.pod_cidrs)
+            for node, kept in present:
+                prefixes, faults = assign(self.pools, node.name, kept)
                 txn.put(self._output, NodePrefixes(node.name, prefixes, "; ".join(faults)))
-        if any(change.new is None for change in changes):
+        if any(exchanged) or any(change.new is None for change in changes):
             self._retry_refused()
         self._output.synced("assigner")
+
+    def _prefixes_of(self, node: Node) -> tuple[Prefix, ...]:
+        """What a node says that it has; of a family of which it says nothing yet, what was decided for it."""
+        decided = self._output.get(node.name)
+        said = {prefix.family for prefix in node.pod_cidrs}
+        others = (prefix for prefix in decided.pod_cidrs if prefix.family not in said) if decided is not None else ()
+        return (*node.pod_cidrs, *others)
+
+    def _withdraw(self, name: str, present: Sequence[Prefix]) -> bool:
+        """Take back what a node has exchanged for something else; whether there was anything."""
+        decided = self._output.get(name)
+        gone = [prefix for prefix in decided.pod_cidrs if prefix not in present] if decided is not None else []
+        for prefix in gone:
+            for pool in self.pools:
+                pool.withdraw(prefix, name)
+        return bool(gone)
 
     def _retry_refused(self) -> None:
         """A prefix came free: whoever went without may have it."""

@@ -52,6 +52,38 @@ def test_a_node_that_goes_makes_room_for_one_that_waited() -> None:
     assert world.settle() == {"b": ("10.0.1.0/24", ""), "c": ("10.0.0.0/24", "")}
 
 
+def test_a_prefix_that_a_node_exchanged_is_free_for_one_that_waited() -> None:
+    world = Prefixes(small_pool())
+    world.nodes.synced("api")
+    world.put("a", "10.0.0.0/24")
+    world.put("b", "10.0.1.0/24")
+    world.put("c")
+    assert world.settle()["c"] == ("", "no free addresses in 10.0.0.0/23: all 2 are allocated")
+    world.put("a", "10.7.0.0/24")
+    assert world.settle() == {"a": ("10.7.0.0/24", ""), "b": ("10.0.1.0/24", ""), "c": ("10.0.0.0/24", "")}
+
+
+def test_two_nodes_may_exchange_their_prefixes() -> None:
+    world = Prefixes(small_pool())
+    world.nodes.synced("api")
+    world.put("a", "10.0.0.0/24")
+    world.put("b", "10.0.1.0/24")
+    world.settle()
+    world.put("a", "10.0.1.0/24")
+    world.put("b", "10.0.0.0/24")
+    assert world.settle() == {"a": ("10.0.1.0/24", ""), "b": ("10.0.0.0/24", "")}
+
+
+def test_a_node_that_changes_before_its_prefix_is_written_keeps_it() -> None:
+    world = Prefixes(small_pool())
+    world.nodes.synced("api")
+    world.put("a")
+    assert world.settle() == {"a": ("10.0.0.0/24", "")}
+    world.database.put(world.nodes, Node(name="a", encrypt_key=1))
+    assert world.settle() == {"a": ("10.0.0.0/24", "")}
+    assert world.assigner.pools[0].used == 1
+
+
 def test_two_nodes_with_one_prefix_are_told_apart() -> None:
     world = Prefixes(small_pool())
     world.put("a", "10.0.0.0/24")
