@@ -101,19 +101,29 @@ class Endpoints:
             mtu=settings.mtu,
             route_mtu=settings.route_mtu,
         )
-        made: PodLink | None = None
+        making = self._submit(link.create_link, wanted, settings.attach)
         try:
-            made = await self._blocking(link.create_link, wanted, settings.attach)
-            endpoint = self._endpoint_of(request, addresses, made)
+            await _end_of(making)
+            endpoint = self._endpoint_of(request, addresses, _result(making))
             self._store.save(endpoint)
         except BaseException:
+            # A cancelled call too gives its addresses back only when no device has them any more.
+            if making.exception() is None:
+                await self._remove(making.result())
             self._release(addresses, owner)
-            if made is not None:
-                self._bury_later(made.ifindex)
             raise
         self._database.put(self.table, endpoint)
         log.info("Created endpoint", extra=_words(endpoint))
         return endpoint
+
+    async def _remove(self, made: PodLink) -> None:
+        """Delete a device that is nobody's, though the caller is being cancelled."""
+        try:
+            removing = self._submit(link.remove_links, [made.ifindex])
+        except RuntimeError:  # the agent is ending, and its thread has ended already
+            link.remove_links([made.ifindex])
+        else:
+            await _end_of(removing)
 
     def _endpoint_of(self, request: Request, addresses: tuple[Addr, ...], made: PodLink) -> Endpoint:
         namespace, pod = request.pod
@@ -236,12 +246,37 @@ class Endpoints:
         raise PoolEmpty("no endpoint id is free", f"{MAX_ID} are in use")
 
     async def _blocking(self, call: Callable[..., T], *arguments: object) -> T:
+        working = self._submit(call, *arguments)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
-        except CniError:
-            raise
-        except OSError as e:
-            raise CniError("system call failed", str(e)) from e
+            await asyncio.wait((working,))
+        finally:
+            working.cancel()  # one that has not begun need not begin any more
+        return _result(working)
+
+    def _submit(self, call: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+
+
+async def _end_of(working: asyncio.Future[T]) -> None:
+    """Return when a thread's call has ended, well or not. Being cancelled counts only then: the call cannot be stopped."""
+    cancelled: asyncio.CancelledError | None = None
+    while not working.done():
+        try:
+            await asyncio.wait((working,))
+        except asyncio.CancelledError as e:
+            cancelled = e
+    if cancelled is not None:
+        raise cancelled
+
+
+def _result(working: asyncio.Future[T]) -> T:
+    """Of a call that has ended; CniError when a system call failed."""
+    try:
+        return working.result()
+    except CniError:
+        raise
+    except OSError as e:
+        raise CniError("system call failed", str(e)) from e
 
 
 def _owner(namespace: str, pod: str, container_id: str) -> str:

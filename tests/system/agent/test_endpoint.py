@@ -20,6 +20,7 @@ from stentor.agent.store import StateDirectory
 from stentor.ipam.address import NodePools
 from stentor.net.address import Addr, Prefix
 from stentor.sys.namespace import Kind, new_network, setns
+from stentor.sys.netlink import Message
 
 
 class Node:
@@ -73,6 +74,31 @@ async def test_a_deletion_waits_for_the_addition_that_is_under_way(node: Node) -
         await adding
         await deleting
     assert (len(node.tables.endpoints), node.used) == (0, set())
+
+
+async def test_an_addition_that_is_cancelled_waits_for_its_device_and_leaves_nothing(node: Node) -> None:
+    gate, begun = threading.Event(), threading.Event()
+
+    def attach(index: int) -> Iterator[Message]:
+        begun.set()
+        gate.wait()
+        return iter(())
+
+    node.endpoints.settings = LinkSettings(mtu=1500, route_mtu=1450, sources=(), attach=attach)
+    try:
+        adding = asyncio.create_task(node.endpoints.add(node.request()))
+        async with asyncio.timeout(20):
+            await asyncio.to_thread(begun.wait)
+        for _ in range(2):  # the limit's cancellation, and that of an agent that ends
+            adding.cancel()
+            await asyncio.sleep(0)
+            assert node.used  # a device is being made that has the address
+    finally:
+        gate.set()
+    async with asyncio.timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await adding
+    assert (len(node.tables.endpoints), node.used, node.devices()) == (0, set(), set())
 
 
 async def test_an_addition_that_cannot_be_stored_leaves_nothing(node: Node) -> None:
