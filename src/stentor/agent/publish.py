@@ -33,7 +33,7 @@ from stentor.kube.target import ObjectTarget
 from stentor.net.address import Addr
 from stentor.state import Derivation, Input, Table
 from stentor.tables.endpoint import Endpoint, PublishedEndpoint
-from stentor.tables.pod import Pod, PodKey
+from stentor.tables.pod import Pod, PodKey, is_same_pod
 
 MANAGER: Final = "cilium-agent"
 _PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOLS.items()}
@@ -46,8 +46,8 @@ def derive_published(
 
     def compute(key: PodKey) -> Iterable[PublishedEndpoint]:
         pod = pods.get(key)
-        rows = endpoints.by("pod", key)
-        if pod is None or not rows or pod.uid != (rows[0].pod_uid or pod.uid):
+        rows = [row for row in endpoints.by("pod", key) if pod is not None and is_same_pod(pod.uids, row.pod_uid)]
+        if pod is None or not rows:
             return
         # A pod has one CiliumEndpoint: its first interface's.
         row = min(rows, key=lambda row: (row.container_ifname != "eth0", row.id))

@@ -18,7 +18,7 @@ from stentor.net.label import Labels
 from stentor.state import Table
 from stentor.tables.endpoint import Endpoint, EndpointEntry, EndpointState
 from stentor.tables.identity import IdentityRow
-from stentor.tables.pod import Pod, PodKey, PodLabels
+from stentor.tables.pod import Pod, PodKey, PodLabels, is_same_pod
 from stentor.tables.realized import Realized
 
 _GOING_ON = (EndpointState.REGENERATING, EndpointState.RESTORING, EndpointState.CREATING)
@@ -122,11 +122,13 @@ class Resolver:
     def _settle_one(self, endpoint: Endpoint, now: float) -> None:
         labels, identity = self._identify(endpoint, now)
         pod = self._pods.get((endpoint.namespace, endpoint.pod))
+        if pod is not None and not is_same_pod(pod.uids, endpoint.pod_uid):
+            pod = None
         changed = msgspec.structs.replace(
             endpoint,
             labels=labels,
             identity=identity,
-            pod_uid=pod.uid if pod is not None else endpoint.pod_uid,
+            pod_uid=endpoint.pod_uid or (pod.uids[0] if pod is not None else ""),
             named_ports=pod.named_ports if pod is not None else endpoint.named_ports,
         )
         changed = msgspec.structs.replace(changed, state=self._next_state(changed))
@@ -139,6 +141,8 @@ class Resolver:
     def _identify(self, endpoint: Endpoint, now: float) -> tuple[Labels, int]:
         """Labels and number from now on. What is in force stays so until something better is known and due."""
         wanted = self._pod_labels.get((endpoint.namespace, endpoint.pod))
+        if wanted is not None and not is_same_pod(wanted.uids, endpoint.pod_uid):
+            wanted = None
         numbers = [row.id for row in self._identities.by("labels", wanted.labels)] if wanted is not None else []
         if wanted is None or (endpoint.identity and not numbers):
             self._due.pop(endpoint.id, None)

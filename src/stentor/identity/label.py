@@ -40,7 +40,7 @@ def derive_pod_labels(
         namespace = namespaces.get(key[0])
         if pod is None or pod.host_network or pod.is_finished or namespace is None:
             return ()
-        return (PodLabels(*key, security_labels(pod, namespace.labels, cluster, label_filter)),)
+        return (PodLabels(*key, security_labels(pod, namespace.labels, cluster, label_filter), pod.uids),)
 
     def members(namespace: Namespace) -> Iterator[PodKey]:
         return (pod.key for pod in pods.by("namespace", namespace.name))

@@ -18,6 +18,10 @@ from stentor.tables.pod import KubeLabels, Namespace, Pod
 UNUSED_SINCE: Final = "stentor.io/unused-since"
 """Annotation of a CiliumIdentity that no pod uses: Unix time in seconds."""
 
+CONFIG_MIRROR: Final = "kubernetes.io/config.mirror"
+"""Annotation of a mirror pod: the uid that the kubelet gave to the static pod (its `kubernetes.io/config.hash`), which is
+K8S_POD_UID to the runtime."""
+
 PROTOCOLS: Final = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
 
@@ -38,6 +42,7 @@ def pod_row(pod: PodSummary) -> Pod:
         namespace=pod.metadata.namespace,
         name=pod.metadata.name,
         uid=pod.metadata.uid,
+        static_uid=pod.metadata.annotations.get(CONFIG_MIRROR, ""),
         node=pod.spec.node_name,
         labels=kube_labels(pod.metadata.labels),
         service_account=pod.spec.service_account_name or "default",

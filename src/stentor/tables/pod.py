@@ -15,11 +15,15 @@ PodKey = tuple[str, str]
 
 
 class Pod(msgspec.Struct, frozen=True, kw_only=True):
-    """One pod. `is_finished`: it has ended and given up its addresses. Named ports are (name, protocol, port)."""
+    """One pod. `is_finished`: it has ended and given up its addresses. Named ports are (name, protocol, port).
+
+    `static_uid` is the kubelet's uid of a static pod, of which the API has a mirror with a uid of its own.
+    """
 
     namespace: str
     name: str
     uid: str
+    static_uid: str = ""
     node: str = ""
     labels: KubeLabels = ()
     service_account: str = ""
@@ -31,6 +35,17 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> PodKey:
         return (self.namespace, self.name)
 
+    @property
+    def uids(self) -> tuple[str, ...]:
+        """What a runtime may call it, the surest first."""
+        return (self.static_uid, self.uid) if self.static_uid else (self.uid,)
+
+
+def is_same_pod(uids: tuple[str, ...], uid: str) -> bool:
+    """Whether `uid` is of the pod that `uids` mean, and not of an earlier or later one of its name. Not every runtime says a
+    uid: an empty one is anybody's."""
+    return not uid or not uids or uid in uids
+
 
 class Namespace(msgspec.Struct, frozen=True):
     """A namespace and its labels."""
@@ -40,11 +55,12 @@ class Namespace(msgspec.Struct, frozen=True):
 
 
 class PodLabels(msgspec.Struct, frozen=True):
-    """The identity-relevant labels of a pod that needs an identity."""
+    """The identity-relevant labels of a pod that needs an identity. `uids` are the pod's."""
 
     namespace: str
     pod: str
     labels: Labels
+    uids: tuple[str, ...] = ()
 
 
 class WantedLabels(msgspec.Struct, frozen=True):

@@ -82,6 +82,20 @@ def test_an_endpoint_is_announced_once_its_pod_is_known() -> None:
     assert len(output) == 0
 
 
+def test_a_mirror_pod_is_announced_with_the_uid_of_the_api() -> None:
+    database, table, known, output = Database(), endpoints(), pods(), published_endpoints()
+    graph = Graph(database, lambda run: None)
+    graph.add(derive_published(table, known, output, node=NODE))
+    earlier = Endpoint(
+        id=1, container_id="c", container_ifname="eth0", netns="", namespace="d", pod="p", host_ifname="lxc", ifindex=3,
+        mac=b"\2\0\0\0\0\1", ipv4=Addr.parse("10.0.0.5"), identity=300, state=EndpointState.READY, pod_uid="old",
+    )  # fmt: skip
+    database.put(table, earlier, msgspec.structs.replace(earlier, id=2, pod_uid="hash"))
+    database.put(known, Pod(namespace="d", name="p", uid="u1", static_uid="hash"))
+    graph.settle()
+    assert (output["d", "p"].endpoint_id, output["d", "p"].pod_uid) == (2, "u1")
+
+
 PUBLISHED = PublishedEndpoint(namespace="d", name="p", node=NODE, state="ready")
 REQUEST = "the client is used outside"  # what a closed client says to whoever sends a request
 

@@ -18,7 +18,7 @@ from stentor.net.address import Addr
 from stentor.net.label import Label, Labels
 from stentor.tables.endpoint import Endpoint, EndpointEntry, EndpointState
 from stentor.tables.identity import IdentityRow
-from stentor.tables.pod import PodLabels
+from stentor.tables.pod import Pod, PodLabels
 from stentor.tables.realized import Realized
 
 ADDR = Addr.parse("10.0.0.5")
@@ -37,15 +37,21 @@ class World:
         )  # fmt: skip
         self.put_endpoint(0)
 
-    def put_endpoint(self, identity: int, labels: Labels = ()) -> None:
+    def put_endpoint(self, identity: int, labels: Labels = (), uid: str = "") -> None:
         row = Endpoint(
             id=1, container_id="c", container_ifname="eth0", netns="", namespace="d", pod="p", host_ifname="lxc", ifindex=3,
-            mac=b"\2\0\0\0\0\1", ipv4=ADDR, identity=identity, labels=labels, state=EndpointState.WAITING_FOR_IDENTITY,
+            mac=b"\2\0\0\0\0\1", ipv4=ADDR, identity=identity, labels=labels, pod_uid=uid,
+            state=EndpointState.WAITING_FOR_IDENTITY,
         )  # fmt: skip
         self.tables.database.put(self.tables.endpoints, row)
 
-    def label(self, labels: Labels) -> None:
-        self.tables.database.put(self.tables.pod_labels, PodLabels("d", "p", labels))
+    def label(self, labels: Labels, *uids: str) -> None:
+        self.tables.database.put(self.tables.pod_labels, PodLabels("d", "p", labels, uids))
+
+    def put_pod(self, uid: str, labels: Labels, static_uid: str = "") -> None:
+        pod = Pod(namespace="d", name="p", uid=uid, static_uid=static_uid, named_ports=((uid, 6, 80),))
+        self.tables.database.put(self.tables.pods, pod)
+        self.label(labels, *pod.uids)
 
     def allocate(self, number: int, labels: Labels) -> None:
         self.tables.database.put(self.tables.identities, IdentityRow(number, labels))
@@ -153,6 +159,37 @@ def test_a_number_that_was_given_up_is_left_for_the_new_one_of_the_same_labels(w
     assert world.row.identity == 300
     world.now += 5.0
     assert world.row.identity == 302
+
+
+def test_an_endpoint_takes_nothing_of_a_later_pod_of_its_name(world: World) -> None:
+    world.put_endpoint(300, WEB, "u1")
+    world.allocate(300, WEB)
+    world.allocate(310, DB)
+    world.put_pod("u1", WEB)
+    before = world.row
+    assert before.named_ports == (("u1", 6, 80),)
+    world.put_pod("u2", DB)
+    world.now += 60
+    assert (world.row, world.resolver.next_due) == (before, None)
+
+
+def test_an_endpoint_waits_for_its_own_pod_while_an_earlier_one_is_known(world: World) -> None:
+    world.allocate(300, WEB)
+    world.put_pod("u1", WEB)
+    world.put_endpoint(0, (), "u2")
+    assert (world.row.identity, world.row.pod_uid) == (0, "u2")
+    world.tables.database.put(world.tables.pods, Pod(namespace="d", name="p", uid="u2"))
+    assert world.row.identity == 0  # the labels are still the earlier pod's
+    world.label(WEB, "u2")
+    assert world.row.identity == 300
+
+
+@pytest.mark.parametrize("uid", ["hash", "api", ""])
+def test_a_static_pod_is_known_by_the_kubelets_uid(world: World, uid: str) -> None:
+    world.allocate(300, WEB)
+    world.put_endpoint(0, (), uid)
+    world.put_pod("api", WEB, static_uid="hash")
+    assert (world.row.identity, world.row.pod_uid) == (300, uid or "hash")
 
 
 def test_a_restored_identity_stays_while_the_api_is_silent(world: World) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from stentor.api.cilium import CiliumIdentity
 from stentor.api.meta import ObjectMeta
-from stentor.kube.rows import UNUSED_SINCE, identity_object, identity_row
+from stentor.api.pod import PodSummary
+from stentor.kube.rows import UNUSED_SINCE, identity_object, identity_row, pod_row
 from stentor.net.label import Label
 from stentor.tables.identity import IdentityRow
 
@@ -31,3 +32,9 @@ def test_any_mark_leaves_number_and_labels(mark: str) -> None:
     row = identity_row(identity(mark))
     assert (row.id, row.labels) == (300, (Label("k8s", "app", "web"),))
     assert identity_row(identity_object(row)) == row
+
+
+def test_a_mirror_pod_has_the_uid_of_its_static_pod_too() -> None:
+    mirror = ObjectMeta(namespace="d", name="p", uid="api", annotations={"kubernetes.io/config.mirror": "hash"})
+    assert pod_row(PodSummary(metadata=mirror)).uids == ("hash", "api")
+    assert pod_row(PodSummary(metadata=ObjectMeta(namespace="d", name="p", uid="api"))).uids == ("api",)
