@@ -82,7 +82,7 @@ class Agent:
         self.link_thread = ThreadPoolExecutor(1, "link")
         self.node = LocalNode(client, node_name, self.store, cluster=values.cluster.name, families=self.families)
         self.sources: tuple[Reflector[Any], ...] = wiring.sources(
-            self.tables, client, values, node_name, own_row=self._own_row
+            self.tables, client, values, node_name, own_row=self._own_row, own_gone=self._note_deletion
         )
         self.service_sources = service.sources(self.tables.database, self.tables.services, client, values, node_name)
         self.endpoints = Endpoints(
@@ -100,6 +100,8 @@ class Agent:
             self.endpoints, self.store, in_force=self.resolver.in_force, obstacle=lambda: self.obstacle
         )
         self.obstacle = "the agent is starting"
+        self._is_unannounced = False
+        self._node_changed = asyncio.Event()
         self.underlay: Underlay | None = None
         self.devices: OwnDevices | None = None
         self.datapath: Datapath | None = None
@@ -269,19 +271,24 @@ class Agent:
 
     async def _follow_prefixes(self) -> None:
         """A node whose prefixes change uses the new ones for new pods."""
-        changed = asyncio.Event()
+        changed = self._node_changed
         tracker = self.tables.nodes.track(wake=changed.set)
         try:
             while True:
                 changed.clear()
                 tracker.drain()
                 self.pools.set_prefixes(self.node.learn_prefixes(self.tables.nodes))
-                if (self.values.cluster.name, self.node.name) not in self.tables.nodes:
-                    # Somebody deleted our CiliumNode: without it no other node reaches our pods.
+                if self._is_unannounced:
+                    self._is_unannounced = False
                     await self.node.announce(self.routers, own_cidrs=self.values.ipam.mode == "kubernetes")
                 await changed.wait()
         finally:
             tracker.close()
+
+    def _note_deletion(self) -> None:
+        """Somebody deleted our CiliumNode: without it no other node reaches our pods."""
+        self._is_unannounced = True
+        self._node_changed.set()
 
     async def _announce(self) -> None:
         """Tell the cluster: the full CiliumNode, the runtime's configuration, the node's condition."""

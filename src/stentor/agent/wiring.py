@@ -44,13 +44,26 @@ _BEHIND_ADD_S: Final = 0.004
 
 
 def sources(
-    tables: Tables, client: Client, values: Values, node_name: str, *, own_row: Callable[[Node], Node]
+    tables: Tables,
+    client: Client,
+    values: Values,
+    node_name: str,
+    *,
+    own_row: Callable[[Node], Node],
+    own_gone: Callable[[], None],
 ) -> tuple[Reflector[Any], ...]:
-    """What the agent watches. `own_row` completes the row of this node."""
+    """What the agent watches. `own_row` completes the row of this node; `own_gone` hears of its CiliumNode's deletion, which
+    leaves the row in place: the node is still here, and so are its pods."""
 
     def row_of_node(obj: CiliumNode) -> Node:
         row = node_row(obj, values.cluster.name, node_name)
         return own_row(row) if row.is_local else row
+
+    def keep_own(key: tuple[str, str]) -> bool:
+        is_own = key == (cluster, node_name)
+        if is_own:
+            own_gone()
+        return is_own
 
     cluster = values.cluster.name
     database = tables.database
@@ -82,6 +95,7 @@ def sources(
             tables.nodes,
             row_of=row_of_node,
             key_of=lambda key: (cluster, key.name),
+            keep=keep_own,
         ),
         table_source(client, CILIUM_ENDPOINTS, database, tables.cilium_endpoints, row_of=endpoint_row, key_of=_pair),
     )

@@ -26,6 +26,7 @@ def table_source(
     *,
     row_of: Callable[[T], R | None],
     key_of: Callable[[ObjectKey], K],
+    keep: Callable[[K], bool] = lambda _: False,
     namespace: str = "",
     label_selector: str = "",
     field_selector: str = "",
@@ -33,15 +34,16 @@ def table_source(
     """A reflector that keeps `table` at what the API has.
 
     `row_of` returns None for objects that have no row; a ValueError from it leaves the object's earlier row in place and is
-    logged with the object's name.
+    logged with the object's name. `keep` is asked once an object is gone, and says whether its row stays.
     """
     name = f"kube/{kind}"
     table.expect(name)
 
     def sink(upserts: Sequence[T], gone: Sequence[ObjectKey]) -> None:
         with database.write() as txn:
-            for key in gone:
-                txn.delete(table, key_of(key))
+            for key in map(key_of, gone):
+                if not keep(key):
+                    txn.delete(table, key)
             for obj in upserts:
                 try:
                     row = row_of(obj)
