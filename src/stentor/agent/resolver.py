@@ -15,6 +15,7 @@ import msgspec
 from stentor.agent.endpoint import Endpoints
 from stentor.net.address import Addr
 from stentor.net.label import Labels
+from stentor.policy.compile import policy_id
 from stentor.state import Table
 from stentor.tables.endpoint import Endpoint, EndpointEntry, EndpointState
 from stentor.tables.identity import IdentityRow
@@ -159,8 +160,7 @@ class Resolver:
         if not endpoint.identity:
             return EndpointState.WAITING_FOR_IDENTITY
         entries = [self._realized.get(addr) for addr in endpoint.addresses]
-        if all(
-            entry is not None and entry.row.policy_id and entry.row.identity == endpoint.identity for entry in entries
-        ):
+        wanted = (endpoint.identity, policy_id(endpoint.identity))
+        if all(entry is not None and (entry.row.identity, entry.row.policy_id) == wanted for entry in entries):
             return EndpointState.READY
         return EndpointState.RESTORING if endpoint.state is EndpointState.RESTORING else EndpointState.REGENERATING

@@ -13,6 +13,7 @@ from stentor.tables.endpoint import (
     endpoint_entries,
     endpoints,
     published_endpoints,
+    realized_entries,
 )
 from stentor.tables.identity import IdentityRow, identities
 from stentor.tables.ipcache import IPCacheEntry, ipcache
@@ -52,4 +53,4 @@ class Tables:
 
         self.realized_rules: Table[RuleKey, Realized[RuleKey, PolicyRule]] = add(realized("policy-rules"))
         self.realized_peers: Table[PeerKey, Realized[PeerKey, PolicyPeer]] = add(realized("policy-peers"))
-        self.realized_entries: Table[Addr, Realized[Addr, EndpointEntry]] = add(realized("endpoint-entries"))
+        self.realized_entries: Table[Addr, Realized[Addr, EndpointEntry]] = add(realized_entries())

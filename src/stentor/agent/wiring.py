@@ -122,10 +122,17 @@ def derive(
     graph.add(derive_ipcache(t.endpoints, t.cilium_endpoints, t.nodes, t.ipcache, families=underlay))
     graph.add(
         derive_policy_peers(
-            t.endpoints, t.policy_rules, t.realized_rules, t.policy_peers, mode=values.policy_enforcement_mode
+            t.endpoints,
+            t.policy_rules,
+            t.realized_rules,
+            t.realized_entries,
+            t.policy_peers,
+            mode=values.policy_enforcement_mode,
         )
     )
-    graph.add(derive_endpoint_entries(t.endpoints, t.policy_peers, t.realized_peers, t.endpoint_entries))
+    graph.add(
+        derive_endpoint_entries(t.endpoints, t.policy_peers, t.realized_peers, t.realized_entries, t.endpoint_entries)
+    )
     graph.add(derive_routes(t.endpoints, t.nodes, t.routes, mtu=route_mtu))
     graph.add(derive_node_addresses(t.nodes, t.node_addresses))
     native = tuple(

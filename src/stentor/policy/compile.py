@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from stentor.net.address import Addr
 from stentor.net.identity import Reserved
 from stentor.state import Database, Derivation, Input, Table
-from stentor.tables.endpoint import Endpoint
+from stentor.tables.endpoint import Endpoint, EndpointEntry
 from stentor.tables.policy import ANYONE, Action, Direction, Form, PeerKey, PolicyPeer, PolicyRule, RuleKey
 from stentor.tables.realized import Realized
 
@@ -43,17 +44,19 @@ def derive_policy_peers(
     endpoints: Table[int, Endpoint],
     rules: Table[RuleKey, PolicyRule],
     realized: Table[RuleKey, Realized[RuleKey, PolicyRule]],
+    entries: Table[Addr, Realized[Addr, EndpointEntry]],
     output: Table[PeerKey, PolicyPeer],
     *,
     mode: str,
 ) -> Derivation[int, PeerKey, PolicyPeer]:
-    """A set for each identity of a local endpoint. A peer row appears once all rows of its class are in the kernel.
+    """A set for each identity of a local endpoint, and for each that a row of the kernel's endpoint map (`entries`) still
+    names. A peer row appears once all rows of its class are in the kernel.
 
     The node itself may always reach its pods, whatever the mode: kubelet's probes come from there.
     """
 
     def compute(policy: int) -> Iterable[PolicyPeer]:
-        if not policy or not endpoints.by("identity", policy):
+        if not policy or not (endpoints.by("identity", policy) or entries.by("policy", policy)):
             return
         anyone = class_of_anyone(mode)
         wanted = [(direction, ANYONE, anyone) for direction in Direction]
@@ -70,11 +73,12 @@ def derive_policy_peers(
                 )
 
     def all_policies(_: object) -> Iterable[int]:
-        return {endpoint.identity for endpoint in endpoints}
+        return {endpoint.identity for endpoint in endpoints} | {entry.row.policy_id for entry in entries}
 
     inputs = (
         Input(endpoints, lambda row: (policy_id(row.identity),)),
         Input(rules, all_policies),
         Input(realized, all_policies),
+        Input(entries, lambda row: (row.row.policy_id,)),
     )
     return Derivation("policy-peers", output, compute, inputs)

@@ -9,6 +9,7 @@ import msgspec
 from stentor.net.address import Addr
 from stentor.net.label import Labels
 from stentor.state import Column, Table
+from stentor.tables.realized import Realized, realized
 
 
 class EndpointState(Enum):
@@ -123,6 +124,11 @@ def endpoints() -> Table[int, Endpoint]:
             Column("IPv4", lambda row: row.ipv4 or ""),
         ),
     )
+
+
+def realized_entries() -> Table[Addr, Realized[Addr, EndpointEntry]]:
+    """Rows that are in the endpoint map."""
+    return realized("endpoint-entries", indexes={"policy": lambda there: (there.row.policy_id,)})
 
 
 def endpoint_entries() -> Table[Addr, EndpointEntry]:

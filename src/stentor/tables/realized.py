@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 import msgspec
@@ -20,6 +20,8 @@ class Realized(msgspec.Struct, Generic[K, R], frozen=True):
     row: R
 
 
-def realized(name: str) -> Table[K, Realized[K, R]]:
+def realized(
+    name: str, *, indexes: Mapping[str, Callable[[Realized[K, R]], Iterable[Hashable]]] | None = None
+) -> Table[K, Realized[K, R]]:
     """By the key of the table whose rows are meant."""
-    return Table(f"realized-{name}", lambda row: row.key)
+    return Table(f"realized-{name}", lambda row: row.key, indexes=indexes)

@@ -80,6 +80,8 @@ def test_from_creation_to_ready(world: World) -> None:
     assert (world.row.identity, world.row.state) == (300, EndpointState.REGENERATING)
     world.realize(300, 0)
     assert world.row.state is EndpointState.REGENERATING
+    world.realize(300, 299)  # a set of earlier labels
+    assert world.row.state is EndpointState.REGENERATING
     world.realize(300, 300)
     assert world.row.state is EndpointState.READY
     assert world.store.load()[0].identity == 300
