@@ -6,7 +6,7 @@ GET /v1/status  /v1/healthz  /v1/config  /v1/endpoints[/ID]  /v1/tables[/NAME]  
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +20,7 @@ from stentor.agent.service import service_views
 from stentor.agent.status import status_of
 from stentor.net.address import Addr
 from stentor.state import Table
+from stentor.sys.peer import is_trusted
 from stentor.tables.endpoint import Endpoint
 
 SOCKET: Final = "agent.sock"
@@ -33,6 +34,17 @@ def _hook(value: Any) -> Any:
 
 
 _ENCODER = msgspec.json.Encoder(enc_hook=_hook)
+
+
+@web.middleware
+async def _admit(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """The socket is for root and the agent's own user, whatever its mode has become."""
+    transport = request.transport
+    if transport is None or not is_trusted(transport.get_extra_info("socket")):
+        raise web.HTTPForbidden
+    return await handler(request)
 
 
 def _json(value: Any, status: int = 200) -> web.Response:
@@ -110,7 +122,7 @@ class Api:
 
     async def serve(self) -> None:
         """Listen on the socket and on the health port of both loopback addresses."""
-        app = web.Application()
+        app = web.Application(middlewares=[_admit])
         routes: dict[str, Callable[[web.Request], Any]] = {
             "/v1/status": self._status,
             "/v1/healthz": self._health,

@@ -15,6 +15,7 @@ from stentor.agent.cni import Request, add_result, error_result, parse_request, 
 from stentor.agent.endpoint import Endpoints
 from stentor.agent.errors import CniError, NotAvailable
 from stentor.agent.store import StateDirectory
+from stentor.sys.peer import is_trusted
 from stentor.tables.endpoint import Endpoint
 
 _MAX_REQUEST: Final = 1 << 20
@@ -80,6 +81,8 @@ class CniServer:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            if not is_trusted(writer.get_extra_info("socket")):
+                return
             async with asyncio.timeout(_READ_S):
                 raw = await self._read(reader)
             status, answer = await self.answer(raw)

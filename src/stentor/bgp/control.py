@@ -6,8 +6,6 @@ ends, so that whoever controls the speaker can restart. Policies and routes chan
 
 import asyncio
 import os
-import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +22,7 @@ from stentor.bgp.nlri import Family, format_prefix, parse_prefix
 from stentor.bgp.speaker import Speaker
 from stentor.bgp.status import Note
 from stentor.bgp.wire import shutdown
+from stentor.sys.peer import is_trusted
 
 MAX_LINE = 64 << 20
 BATCH = 500
@@ -124,7 +123,7 @@ class Control:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if not _is_trusted(writer.get_extra_info("socket")):
+            if not is_trusted(writer.get_extra_info("socket")):
                 return
             while line := await reader.readline():
                 async for answer in self._answer(line):
@@ -276,10 +275,3 @@ def _prefix(text: str) -> tuple[Family, bytes]:
         return parse_prefix(text)
     except ValueError as error:
         raise ConfigError("prefix", str(error)) from None
-
-
-def _is_trusted(sock: socket.socket) -> bool:
-    """Root or our own user (SO_PEERCRED)."""
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    _, uid, _ = struct.unpack("3i", raw)
-    return uid in (0, os.geteuid())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -17,9 +16,9 @@ import msgspec
 from stentor.lab.errors import LabError, NoSuchLabError
 from stentor.lab.place import Place
 from stentor.runtime.job import JobGroup
+from stentor.sys.peer import is_trusted
 
 _MESSAGE_BYTES = 256 * 1024
-_SO_PEERCRED = struct.Struct("3i")
 
 
 class Status(msgspec.Struct, frozen=True, tag=True):
@@ -125,8 +124,7 @@ class Server:
 
     async def _serve(self, client: socket.socket) -> None:
         with client:
-            raw_credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _SO_PEERCRED.size)
-            if _SO_PEERCRED.unpack(raw_credentials)[1] not in (0, os.getuid()):
+            if not is_trusted(client):
                 return
             raw = await asyncio.get_running_loop().sock_recv(client, _MESSAGE_BYTES)
             if not raw:
