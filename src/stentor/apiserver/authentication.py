@@ -6,8 +6,10 @@ import ssl
 from typing import Any
 
 from aiohttp import web
+from multidict import MultiMapping
 
-from stentor.apiserver.errors import Unauthorized
+from stentor.apiserver.authorization import ACCOUNT_PREFIX, ADMINS
+from stentor.apiserver.errors import BadRequest, Forbidden, Unauthorized
 from stentor.apiserver.request import ANONYMOUS, User
 from stentor.apiserver.store import Store
 from stentor.apiserver.token import Claims, Signer, TokenError
@@ -24,7 +26,10 @@ class Authenticator:
         self._store = store
 
     def authenticate(self, request: web.BaseRequest) -> User:
-        """Raises Unauthorized for credentials that are not good; no credentials are anonymous."""
+        """Raises Unauthorized for credentials that are not good, Forbidden for others' names; none are anonymous."""
+        return _impersonated(self._authenticate(request), request.headers)
+
+    def _authenticate(self, request: web.BaseRequest) -> User:
         authorization = request.headers.get("Authorization", "")
         user = _certificate_user(request)
         if user is not None:
@@ -61,6 +66,26 @@ class Authenticator:
         entry = self._store.get(_BUCKETS[bound.kind], (namespace, bound.name))
         if entry is None or entry.uid != bound.uid:
             raise TokenError(f"the {bound.kind} that the token is bound to is gone")
+
+
+def _impersonated(user: User, headers: MultiMapping[str]) -> User:
+    """Whom an admin acts as (`kubectl --as`). Raises Forbidden for everybody else who tries, BadRequest without a name."""
+    wanted = {name for name in headers if name.lower().startswith("impersonate-")}
+    if not wanted:
+        return user
+    name = headers.get("Impersonate-User", "")
+    if not name:
+        raise BadRequest(f"requested {sorted(wanted)} without impersonating a user")
+    if ADMINS not in user.groups:
+        details = {"name": name, "kind": "users"}
+        raise Forbidden(f'users "{name}" is forbidden: User "{user.name}" cannot impersonate resource "users"', details)
+    if name == ANONYMOUS.name:
+        return ANONYMOUS
+    groups = set(headers.getall("Impersonate-Group", ()))
+    if not groups and name.startswith(ACCOUNT_PREFIX):
+        namespace = name.removeprefix(ACCOUNT_PREFIX).partition(":")[0]
+        groups = {"system:serviceaccounts", f"system:serviceaccounts:{namespace}"}
+    return User(name, frozenset(groups | {_AUTHENTICATED}), headers.get("Impersonate-Uid", ""))
 
 
 _users: dict[bytes, User | None] = {}

@@ -23,7 +23,7 @@ NODES: Final = "system:nodes"
 AGENTS: Final = "system:stentor:agents"
 _NODE_PREFIX: Final = "system:node:"
 _AGENT_PREFIX: Final = "system:stentor:agent:"
-_ACCOUNT_PREFIX: Final = "system:serviceaccount:"
+ACCOUNT_PREFIX: Final = "system:serviceaccount:"
 
 PUBLIC_PATHS: Final = ("/healthz", "/livez", "/readyz", "/version")
 _DISCOVERY: Final = ("/api", "/apis", "/openapi")
@@ -138,8 +138,8 @@ RULES: Final[tuple[Rule, ...]] = (
     _rule(AGENTS, _CREATE | _UPDATE, "", "events"),
     _rule(AGENTS, _CREATE | _UPDATE, "events.k8s.io", "events"),
     # Cluster DNS.
-    _rule(f"{_ACCOUNT_PREFIX}kube-system:coredns", READ, "", "services namespaces pods endpoints"),
-    _rule(f"{_ACCOUNT_PREFIX}kube-system:coredns", READ, "discovery.k8s.io", "endpointslices"),
+    _rule(f"{ACCOUNT_PREFIX}kube-system:coredns", READ, "", "services namespaces pods endpoints"),
+    _rule(f"{ACCOUNT_PREFIX}kube-system:coredns", READ, "discovery.k8s.io", "endpointslices"),
     # The operator.
     _rule(OPERATOR, ALL, "cilium.io", "*"),
     _rule(OPERATOR, ALL, "stentor.io", "*"),
@@ -217,9 +217,9 @@ class Authorizer:
 def _is_own_account(question: Question) -> bool:
     """A service account reads its own ServiceAccount, and the pod that its token is bound to."""
     target, user = question.target, question.user
-    if question.verb != "get" or target.group or not user.name.startswith(_ACCOUNT_PREFIX):
+    if question.verb != "get" or target.group or not user.name.startswith(ACCOUNT_PREFIX):
         return False
-    namespace, _, name = user.name.removeprefix(_ACCOUNT_PREFIX).partition(":")
+    namespace, _, name = user.name.removeprefix(ACCOUNT_PREFIX).partition(":")
     if target.namespace != namespace or target.subresource:
         return False
     pods = user.extra.get("authentication.kubernetes.io/pod-name", ())

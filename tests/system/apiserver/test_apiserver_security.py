@@ -188,3 +188,29 @@ def test_who_am_i_and_may_i(users: Server) -> None:
     body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": spec}
     path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
     assert users.request("POST", path, body, user="node")[1]["status"] == {"allowed": False}
+
+
+def test_admins_may_act_as_others(users: Server) -> None:
+    def may(*flags: str) -> str:
+        return users.kubectl("auth", "can-i", *flags, check=False).strip()
+
+    assert may("delete", "pods") == "yes"
+    assert may("delete", "pods", "--as=jane") == "no"
+    assert may("delete", "pods", "--as=jane", "--as-group=system:masters") == "yes"
+    assert "cannot delete" in users.kubectl("delete", "namespace", "default", "--as=jane", check=False)
+    name = "system:serviceaccount:default:default"
+    answer = json.loads(users.kubectl("auth", "whoami", f"--as={name}", "-o", "json"))["status"]["userInfo"]
+    assert answer["username"] == name
+    assert set(answer["groups"]) == {
+        "system:authenticated", "system:serviceaccounts", "system:serviceaccounts:default",
+    }  # fmt: skip
+
+
+def test_nobody_else_acts_as_others(users: Server) -> None:
+    for user in ("nobody", "node", "controllers", ""):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(
+                urllib.request.Request(users.url + "/version", headers={"Impersonate-User": "kubernetes-admin"}),
+                timeout=10,
+                context=users.context(user),
+            )
