@@ -15,6 +15,8 @@ Object = dict[str, Any]
 
 _PATCHES = ("application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml")
 _STRATEGIC = "application/strategic-merge-patch+json"
+_LEGACY_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+_TITLE = b"Kubernetes"
 _PREFIX = "#/components/schemas/"
 _WRITE_QUERY = ("dryRun", "fieldManager", "fieldValidation")
 # action, method, whether the path ends in a name
@@ -22,6 +24,19 @@ _ACTIONS = (
     ("list", "get", False), ("post", "post", False), ("deletecollection", "delete", False),
     ("get", "get", True), ("put", "put", True), ("patch", "patch", True), ("delete", "delete", True),
 )  # fmt: skip
+
+
+def legacy_document(accept: str) -> tuple[bytes, str]:
+    """/openapi/v2 (body, media type): without definitions.
+
+    kubectl asks for it before it sends the items of a v1 List, and leaves kinds that it does not find there to the server.
+    The protobuf message is openapi.v2.Document of google/gnostic: swagger = 1, info = 2 (title = 1), paths = 8.
+    """
+    if "protobuf" in accept:
+        info = b"\x0a" + bytes([len(_TITLE)]) + _TITLE
+        return b"\x0a\x032.0\x12" + bytes([len(info)]) + info + b"\x42\x00", _LEGACY_PROTOBUF
+    document = {"swagger": "2.0", "info": {"title": _TITLE.decode(), "version": ""}, "paths": {}, "definitions": {}}
+    return encode(document), JSON
 
 
 class OpenAPI:

@@ -29,7 +29,7 @@ from stentor.apiserver.errors import (
 from stentor.apiserver.kubelet import KubeletProxy
 from stentor.apiserver.lifecycle import Lifecycle
 from stentor.apiserver.listing import Listing, join
-from stentor.apiserver.openapi import OpenAPI
+from stentor.apiserver.openapi import OpenAPI, legacy_document
 from stentor.apiserver.printer import Printer
 from stentor.apiserver.request import Call, Target, User, parse_bool, parse_delete_options, parse_path
 from stentor.apiserver.resource import Resource
@@ -123,6 +123,9 @@ class Server:
             return web.Response(text="ok" if ok else "starting", status=200 if ok else 500)
         if path == "/version":
             return _json(encode(VERSION))
+        if path == "/openapi/v2":
+            body, media = legacy_document(accept)
+            return _json(body, media=media)
         if path == "/openapi/v3":
             return _json(self._openapi.index())
         if path.startswith("/openapi/v3/"):

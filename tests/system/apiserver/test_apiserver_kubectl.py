@@ -60,6 +60,16 @@ def test_server_side_apply_after_client_side(server: Server, namespace: str) -> 
     assert server.kubectl("get", "deploy", "web", "-o", "jsonpath={.spec.replicas}", namespace=namespace) == "2"
 
 
+@pytest.mark.parametrize("side", ["--server-side=false", "--server-side"])
+def test_apply_takes_a_list(server: Server, namespace: str, side: str) -> None:
+    maps = [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {}} for name in "ab"]
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": maps})
+    assert len(server.kubectl("apply", side, "-f", "-", stdin=text, namespace=namespace).splitlines()) == 2
+    wrong = text.replace('"data"', '"dada"')
+    said = server.kubectl("apply", side, "-f", "-", stdin=wrong, namespace=namespace, check=False)
+    assert "dada" in said
+
+
 def test_diff_and_dry_run(server: Server, namespace: str) -> None:
     server.kubectl("apply", "-f", "-", stdin=text(deployment("web", 2)), namespace=namespace)
     assert server.run("diff", "-f", "-", stdin=text(deployment("web", 2)), namespace=namespace).returncode == 0
