@@ -62,11 +62,12 @@ class Component(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A component's process at one moment, and how often it had been replaced by then."""
+    """A component's process at one moment, whether it ever ran, and how often it had been replaced by then."""
 
     pid: int
     since_ns: int
     restarts: int
+    has_run: bool
 
 
 def is_mirror(pod: Pod) -> bool:
@@ -180,14 +181,19 @@ class MirrorSet:
         self._published[key] = fresh
 
     def _look(self, key: ObjectKey, component: Component, pod: Pod) -> Seen:
-        pid, before = component.pid, self._seen.get(key)
-        if before is None:
-            restarts = max((entry.restart_count for entry in pod.status.container_statuses), default=0)
-            before = self._seen[key] = Seen(pid, clock.now_ns(), restarts)
-        elif pid != before.pid:
-            replaced = pid > 0 and before.pid >= 0
-            before = self._seen[key] = Seen(pid, clock.now_ns(), before.restarts + replaced)
+        seen = self._seen[key] = look(self._seen.get(key), component.pid, pod, clock.now_ns())
+        return seen
+
+
+def look(before: Seen | None, pid: int, pod: Pod, now_ns: int) -> Seen:
+    """What is seen of a component now; an earlier runner's view is what it wrote into `pod`."""
+    if before is None:
+        statuses = pod.status.container_statuses
+        restarts = max((entry.restart_count for entry in statuses), default=0)
+        return Seen(pid, now_ns, restarts, has_run=pid > 0 or any(entry.container_id for entry in statuses))
+    if pid == before.pid:
         return before
+    return Seen(pid, now_ns, before.restarts + (pid > 0 and before.has_run), has_run=before.has_run or pid > 0)
 
 
 def mirror_status(pod: Pod, seen: Seen, machine: Machine, now_ns: int) -> PodStatus:
@@ -218,12 +224,11 @@ def mirror_status(pod: Pod, seen: Seen, machine: Machine, now_ns: int) -> PodSta
 
 
 def _container(container: Container, pod: Pod, seen: Seen, *, alive: bool) -> ContainerStatus:
+    reason, message = ("CrashLoopBackOff", "the process is not running") if seen.has_run else ("ContainerCreating", "")
     state = (
         ContainerState(running=ContainerStateRunning(started_at=clock.stamp(seen.since_ns)))
         if alive
-        else ContainerState(
-            waiting=ContainerStateWaiting(reason="CrashLoopBackOff", message="the process is not running")
-        )
+        else ContainerState(waiting=ContainerStateWaiting(reason=reason, message=message))
     )
     return ContainerStatus(
         name=container.name,
@@ -232,6 +237,6 @@ def _container(container: Container, pod: Pod, seen: Seen, *, alive: bool) -> Co
         restart_count=seen.restarts,
         image=container.image,
         image_id=container.image,
-        container_id=f"stentor://{pod.metadata.annotations.get(CONFIG_HASH, '')}",
+        container_id=f"stentor://{pod.metadata.annotations.get(CONFIG_HASH, '')}" if seen.has_run else "",
         state=state,
     )
