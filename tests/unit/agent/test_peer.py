@@ -20,13 +20,14 @@ from stentor.ipam.address import NodePools
 
 NOBODY = 65534
 ASK = """
-import socket, sys
+import os, socket, sys
+os.setuid(int(sys.argv[2]))
 with socket.socket(socket.AF_UNIX) as s:
     s.settimeout(20)
     s.connect(sys.argv[1])
-    s.sendall(b"{}")
-    s.shutdown(socket.SHUT_WR)
     try:
+        s.sendall(b"{}")
+        s.shutdown(socket.SHUT_WR)
         sys.stdout.buffer.write(s.recv(65536))
     except ConnectionError:
         pass
@@ -43,7 +44,7 @@ def place() -> Iterator[Path]:
 
 async def ask(path: Path, user: int) -> bytes:
     asking = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", "-c", ASK, str(path), user=user, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-I", "-S", "-c", ASK, str(path), str(user), stdout=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(30):
         answer, _ = await asking.communicate()
