@@ -56,6 +56,12 @@ def test_later_values_win_level_by_level(tmp_path: Path) -> None:
         ('nodePort.range="30000"', "nodePort.range", "30000,32767"),
         ('nodePort.range="5,4"', "nodePort.range", "no range"),
         ("kubeProxyReplacementHealthzBindAddr=x", "kubeProxyReplacementHealthzBindAddr", "ADDRESS:PORT"),
+        ("defaultLBServiceIPAM=nodeipam", "defaultLBServiceIPAM", "lbipam, none"),
+        ("bgpControlPlane.routerIDAllocation.mode=ip-pool", "bgpControlPlane.routerIDAllocation.mode", "ip-pool"),
+        ("bgpControlPlane.secretsNamespace.name=A_b", "bgpControlPlane.secretsNamespace.name", "no name"),
+        ("l2announcements.leaseDuration=5s", "l2announcements.leaseDuration", "longer than leaseRenewDeadline (5s)"),
+        ("l2announcements.leaseRetryPeriod=4500ms", "l2announcements.leaseRenewDeadline", "at least 1.2 times"),
+        ("l2announcements.leaseRetryPeriod=0s", "l2announcements.leaseRetryPeriod", "above 0"),
         ("tunnelPort=70000", "tunnelPort", "from 1 to 65535"),
     ],
 )

@@ -6,12 +6,15 @@ is what Kubernetes accepts.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable
+from copy import deepcopy
+from typing import Final
 
 import msgspec
 
-from stentor.api.cilium import CILIUM_ENDPOINTS, CILIUM_IDENTITIES, CILIUM_NODES
-from stentor.api.meta import JsonObject, Kind
+from stentor.api.definition import DEFINITIONS, Definition, PrinterColumn
+from stentor.api.field import DEFAULT
+from stentor.api.meta import JsonObject
 
 _KIND_TEXT: Final = (
     "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint "
@@ -21,81 +24,7 @@ _VERSION_TEXT: Final = (
     "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas "
     "to the latest internal value, and may reject unrecognized values."
 )
-_DROPPED: Final = frozenset({"title", "default", "$ref"})
-
-
-class PrinterColumn(NamedTuple):
-    """A column of `kubectl get`; priority 1 shows only with `-o wide`."""
-
-    name: str
-    type: str
-    path: str
-    description: str = ""
-    priority: int = 0
-
-
-class Definition(NamedTuple):
-    """What a CRD says beyond the schema."""
-
-    kind: Kind[Any]
-    short_names: tuple[str, ...]
-    columns: tuple[PrinterColumn, ...] = ()
-    has_status: bool = False
-    required: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ("cilium",)
-
-
-_AGE: Final = PrinterColumn("Age", "date", ".metadata.creationTimestamp", "Time duration since creation")
-
-DEFINITIONS: Final = (
-    Definition(
-        CILIUM_NODES,
-        ("cn", "ciliumn"),
-        (
-            PrinterColumn(
-                "CiliumInternalIP",
-                "string",
-                '.spec.addresses[?(@.type=="CiliumInternalIP")].ip',
-                "Cilium internal IP for this node",
-            ),
-            PrinterColumn("InternalIP", "string", '.spec.addresses[?(@.type=="InternalIP")].ip', "IP of the node"),
-            PrinterColumn("Age", "date", ".metadata.creationTimestamp", "Time duration since creation of Ciliumnode"),
-        ),
-        has_status=True,
-        required=("spec",),
-    ),
-    Definition(
-        CILIUM_ENDPOINTS,
-        ("cep", "ciliumep"),
-        (
-            PrinterColumn("Security Identity", "integer", ".status.identity.id", "Security Identity"),
-            PrinterColumn(
-                "Ingress Enforcement",
-                "string",
-                ".status.policy.ingress.state",
-                "Ingress enforcement in the endpoint",
-                1,
-            ),
-            PrinterColumn(
-                "Egress Enforcement", "string", ".status.policy.egress.state", "Egress enforcement in the endpoint", 1
-            ),
-            PrinterColumn("Endpoint State", "string", ".status.state", "Endpoint current state"),
-            PrinterColumn("IPv4", "string", ".status.networking.addressing[0].ipv4", "Endpoint IPv4 address"),
-            PrinterColumn("IPv6", "string", ".status.networking.addressing[0].ipv6", "Endpoint IPv6 address"),
-        ),
-    ),
-    Definition(
-        CILIUM_IDENTITIES,
-        ("ciliumid",),
-        (
-            PrinterColumn(
-                "Namespace", "string", r".metadata.labels.io\.kubernetes\.pod\.namespace", "The namespace of the entity"
-            ),
-            _AGE,
-        ),
-        required=("security-labels",),
-    ),
-)
+_DROPPED: Final = frozenset({"title", "default", "$ref", "$defs"})
 
 
 def documents() -> list[JsonObject]:
@@ -106,18 +35,16 @@ def documents() -> list[JsonObject]:
 def document(definition: Definition) -> JsonObject:
     """One CRD (apiextensions.k8s.io/v1)."""
     kind = definition.kind
-    version: JsonObject = {
-        "name": kind.version,
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": _root(definition)},
-        "subresources": {"status": {}} if definition.has_status else {},
-        "additionalPrinterColumns": [_column(column) for column in definition.columns],
-    }
+    root = _root(definition)
+    versions = [_version(definition, kind.version, root)]
+    versions += [
+        _version(definition, older.name, _extended(root, older.fields)) | {"deprecated": True}
+        for older in definition.older
+    ]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{kind.plural}.{kind.group}", "labels": {"app.kubernetes.io/part-of": "cilium"}},
+        "metadata": {"name": definition.name, "labels": {"app.kubernetes.io/part-of": "cilium"}},
         "spec": {
             "group": kind.group,
             "scope": "Namespaced" if kind.namespaced else "Cluster",
@@ -129,15 +56,39 @@ def document(definition: Definition) -> JsonObject:
                 "shortNames": list(definition.short_names),
                 "categories": list(definition.categories),
             },
-            "versions": [version],
+            "versions": versions,
         },
     }
+
+
+def _version(definition: Definition, name: str, root: JsonObject) -> JsonObject:
+    return {
+        "name": name,
+        "served": True,
+        "storage": name == definition.kind.version,
+        "schema": {"openAPIV3Schema": root},
+        "subresources": {"status": {}} if definition.has_status else {},
+        "additionalPrinterColumns": [_column(column) for column in definition.columns],
+    }
+
+
+def _extended(root: JsonObject, fields: Iterable[tuple[str, JsonObject]]) -> JsonObject:
+    """A copy of a schema with more fields; KeyError when there is no object to put one into."""
+    result = deepcopy(root)
+    for path, schema in fields:
+        *above, name = path.split(".")
+        node = result
+        for step in above:
+            node = node["properties"][step.removesuffix("[]")]
+            node = node["items"] if step.endswith("[]") else node
+        node["properties"][name] = schema
+    return result
 
 
 def schema(type_: type[msgspec.Struct]) -> JsonObject:
     """Structural schema of a struct."""
     root = msgspec.json.schema(type_)
-    return _structural(root, root.get("$defs", {}))
+    return deepcopy(_structural(root, root.get("$defs", {})))
 
 
 def _root(definition: Definition) -> JsonObject:
@@ -157,11 +108,15 @@ def _structural(node: JsonObject, definitions: JsonObject) -> JsonObject:
     merged = dict(node)
     if "$ref" in node:
         merged = definitions[node["$ref"].rpartition("/")[2]] | {k: v for k, v in node.items() if k != "$ref"}
+    result: JsonObject = {key: value for key, value in merged.items() if key not in _DROPPED}
+    if DEFAULT in result:
+        result["default"] = result.pop(DEFAULT)
     for form in ("anyOf", "allOf"):
-        options = [option for option in merged.pop(form, ()) if option.get("type") != "null"]
+        options = [option for option in result.pop(form, ()) if option.get("type") != "null"]
         if len(options) == 1:
-            merged = _structural(options[0], definitions) | merged
-    result: JsonObject = {key: value for key, value in merged.items() if key not in _DROPPED and key != "$defs"}
+            return _structural(options[0], definitions) | result
+    if "enum" in result:
+        result.setdefault("type", "string")
     if "properties" in result:
         result["properties"] = {name: _structural(value, definitions) for name, value in result["properties"].items()}
     for key in ("items", "additionalProperties"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 JsonObject = dict[str, Any]
 
@@ -88,19 +89,31 @@ class Condition(Value, frozen=True, kw_only=True):
     last_transition_time: str | None = None
 
 
+_ATOMIC: Final[JsonObject] = {"x-kubernetes-list-type": "atomic"}
+_LABEL_VALUE: Final[JsonObject] = {"maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"}
+_OPERATORS: Final[JsonObject] = {"enum": ["In", "NotIn", "Exists", "DoesNotExist"]}
+
+
 class LabelRequirement(Value, frozen=True, kw_only=True):
     """One expression of a selector: operator is In, NotIn, Exists or DoesNotExist."""
 
-    key: str
-    operator: str
-    values: tuple[str, ...] = ()
+    key: Annotated[str, Meta(description="Label's key")]
+    operator: Annotated[str, Meta(description="How the label relates to the values", extra_json_schema=_OPERATORS)]
+    values: Annotated[
+        tuple[str, ...], Meta(description="Values, for In and NotIn alone", extra_json_schema=_ATOMIC)
+    ] = ()
 
 
 class LabelSelector(Value, frozen=True, kw_only=True):
     """Selects objects by labels; all parts must hold, an empty selector selects everything."""
 
-    match_labels: dict[str, str] = {}
-    match_expressions: tuple[LabelRequirement, ...] = ()
+    match_labels: Annotated[
+        dict[str, Annotated[str, Meta(extra_json_schema=_LABEL_VALUE)]],
+        Meta(description="Labels that must have these values"),
+    ] = {}
+    match_expressions: Annotated[
+        tuple[LabelRequirement, ...], Meta(description="Expressions that must hold", extra_json_schema=_ATOMIC)
+    ] = ()
 
     def matches(self, labels: dict[str, str]) -> bool:
         return all(labels.get(k) == v for k, v in self.match_labels.items()) and all(

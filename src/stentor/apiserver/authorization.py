@@ -25,6 +25,9 @@ _NODE_PREFIX: Final = "system:node:"
 _AGENT_PREFIX: Final = "system:stentor:agent:"
 ACCOUNT_PREFIX: Final = "system:serviceaccount:"
 
+BGP_SECRETS_LABEL: Final = "stentor.io/bgp-secrets"
+"""Label of the namespace whose secrets agents may read, value `true`."""
+
 PUBLIC_PATHS: Final = ("/healthz", "/livez", "/readyz", "/version")
 _DISCOVERY: Final = ("/api", "/apis", "/openapi")
 
@@ -96,6 +99,17 @@ def _token_of_own_pod(question: Question, store: Store) -> bool:
     )
 
 
+def _announcement_lease(question: Question, _: Store) -> bool:
+    """A lease by which agents agree who announces a service on its link."""
+    return question.target.namespace == "kube-system" and question.target.name.startswith("cilium-l2announce-")
+
+
+def _bgp_secret(question: Question, store: Store) -> bool:
+    """A secret of the namespace that the operator has marked as that of BGP's secrets."""
+    entry = store.head("/namespaces", ("", question.target.namespace))
+    return entry is not None and entry.labels.get(BGP_SECRETS_LABEL) == "true"
+
+
 def _rule(subject: str, verbs: frozenset[str], group: str, resources: str, owns: Owns | None = None) -> Rule:
     return Rule(subject, verbs, group, frozenset(resources.split()), owns)
 
@@ -134,7 +148,10 @@ RULES: Final[tuple[Rule, ...]] = (
     _rule(AGENTS, WRITE, "cilium.io", "ciliumnodes ciliumnodes/status ciliumbgpnodeconfigs/status", _own_name),
     _rule(AGENTS, WRITE, "cilium.io", "ciliumendpoints ciliumendpoints/status", _on_own_node),
     _rule(AGENTS, _UPDATE, "", "nodes/status", _own_name),
-    _rule(AGENTS, READ | WRITE, "coordination.k8s.io", "leases"),
+    _rule(AGENTS, READ, "coordination.k8s.io", "leases"),
+    _rule(AGENTS, WRITE, "coordination.k8s.io", "leases", _announcement_lease),
+    _rule(AGENTS, _UPDATE, "cilium.io", "ciliuml2announcementpolicies/status"),
+    _rule(AGENTS, READ, "", "secrets", _bgp_secret),
     _rule(AGENTS, _CREATE | _UPDATE, "", "events"),
     _rule(AGENTS, _CREATE | _UPDATE, "events.k8s.io", "events"),
     # Cluster DNS.
@@ -151,6 +168,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _rule(OPERATOR, READ, "", "pods nodes namespaces services endpoints configmaps secrets"),
     _rule(OPERATOR, WRITE, "", "services services/status endpoints configmaps secrets events"),
     _rule(OPERATOR, _UPDATE, "", "nodes nodes/status namespaces"),
+    _rule(OPERATOR, _CREATE, "", "namespaces"),
     _rule(OPERATOR, frozenset(("delete",)), "", "pods"),
     _rule(OPERATOR, WRITE, "events.k8s.io", "events"),
     # Workload controllers and the scheduler. Nothing of theirs opens a stream into a pod.

@@ -262,6 +262,9 @@ class Rest:
         """Queue and await the commit; the answer is what was written."""
         resource = call.resource
         document = to_version(document, resource, storage_api_version(resource))
+        stored = self.registry.by_bucket(resource.bucket)
+        if resource.custom and stored is not None and stored is not resource:
+            prune(document, stored.schema, nulls=False)  # what only an older version knows is forgotten
         if dry_run:
             return Entry(0, key, encode(document))
         entry, done = self.store.write(resource.bucket, operation, key, document)

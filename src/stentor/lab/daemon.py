@@ -14,6 +14,8 @@ import sys
 import traceback
 from collections.abc import Sized
 
+import msgspec
+
 from stentor.lab import component, progress
 from stentor.lab.control import (
     Act,
@@ -158,7 +160,8 @@ class Daemon:
         admin = self.place.cluster(cluster_name) / "admin.conf"
         dns = ",".join(map(str, cluster.dns_addresses))
         options = ("--kubeconfig", str(admin), "--cluster", cluster_name, "--dns", dns)
-        argv = (*options, "--nodes", ",".join(cluster.nodes), *manifests)
+        values = msgspec.json.encode(self.plan.machine(cluster.control_plane).values).decode()
+        argv = (*options, "--nodes", ",".join(cluster.nodes), "--values", values, *manifests)
         launch = Launch("lab-readiness", argv, environment(), f"{_READINESS}:main")
         # Its network and our files: the manifests are the host's.
         place = {"net": self.fleet.namespaces(cluster.control_plane).network, "root": os.open("/", os.O_PATH)}

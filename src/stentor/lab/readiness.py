@@ -15,12 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from stentor.api import crd
 from stentor.api.core import CUSTOM_RESOURCE_DEFINITIONS, ENDPOINT_SLICES, LEASES, NAMESPACES, NODES, SERVICE_ACCOUNTS
+from stentor.api.definition import Definition, needed
 from stentor.kube.client import Client
 from stentor.kube.config import load
 from stentor.kube.errors import ApiError, NotFound
 from stentor.lab import dns, manifest, progress
+from stentor.runtime.config import parse
 
 _POLL_S = 0.02
 _REMIND_S = 5.0
@@ -48,25 +49,35 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--nodes", required=True)
     parser.add_argument("--dns", required=True, help="addresses of the Service kube-dns")
+    parser.add_argument("--values", required=True, help="values of the cluster, JSON")
     parser.add_argument("manifests", nargs="*", type=Path)
     arguments = parser.parse_args(argv)
     nodes = tuple(arguments.nodes.split(","))
     try:
         dns_addresses = tuple(arguments.dns.split(","))
-        asyncio.run(_judge(arguments.kubeconfig, arguments.cluster, nodes, dns_addresses, arguments.manifests))
+        definitions = needed(parse(msgspec.json.decode(arguments.values)))
+        wanted = _Wanted(nodes, definitions)
+        asyncio.run(_judge(arguments.kubeconfig, arguments.cluster, wanted, dns_addresses, arguments.manifests))
     except manifest.ManifestError as e:
         progress.tell(sys.stdout.fileno(), progress.Kind.FAILED, str(e))
         return 1
     return 0
 
 
+class _Wanted(msgspec.Struct, frozen=True):
+    """What a ready cluster has."""
+
+    nodes: tuple[str, ...]
+    definitions: tuple[Definition, ...]
+
+
 async def _judge(
-    kubeconfig: Path, cluster: str, nodes: tuple[str, ...], dns_addresses: tuple[str, ...], manifests: list[Path]
+    kubeconfig: Path, cluster: str, wanted: _Wanted, dns_addresses: tuple[str, ...], manifests: list[Path]
 ) -> None:
     async with Client(load(kubeconfig), timeout_s=5.0, user_agent="stentor-lab") as client:
         await _start_dns(cluster, client, dns_addresses)
-        await _wait(cluster, client, nodes)
-        _step(f"cluster {cluster}: {', '.join(nodes)} Ready, operator leads")
+        await _wait(cluster, client, wanted)
+        _step(f"cluster {cluster}: {', '.join(wanted.nodes)} Ready, operator leads")
         for file in manifests:
             documents = manifest.read(file)
             await manifest.apply(client, documents, str(file))
@@ -84,13 +95,13 @@ async def _start_dns(cluster: str, client: Client, addresses: tuple[str, ...]) -
         await asyncio.sleep(_POLL_S)
 
 
-async def _wait(cluster: str, client: Client, nodes: tuple[str, ...]) -> None:
+async def _wait(cluster: str, client: Client, wanted: _Wanted) -> None:
     """Until nothing is missing; says every few seconds what is."""
     loop = asyncio.get_running_loop()
     reminder = loop.time() + _REMIND_S
     while True:
         try:
-            missing = await anext(_missing(client, nodes), "")
+            missing = await anext(_missing(client, wanted), "")
         except ApiError as e:
             missing = f"its API server: {e.message}"
         if not missing:
@@ -101,13 +112,13 @@ async def _wait(cluster: str, client: Client, nodes: tuple[str, ...]) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-async def _missing(client: Client, nodes: tuple[str, ...]) -> AsyncIterator[str]:
+async def _missing(client: Client, wanted: _Wanted) -> AsyncIterator[str]:
     """What is not there yet; nothing when the cluster is ready.
 
     What comes last and is cheap to ask for comes first: whoever waits asks little.
     """
     known = {node.metadata.name: node for node in (await client.list(NODES)).items}
-    for name in nodes:
+    for name in wanted.nodes:
         conditions = known[name].status.conditions if name in known else ()
         condition = next((c for c in conditions if c.type == "Ready"), None)
         if condition is None:
@@ -120,17 +131,17 @@ async def _missing(client: Client, nodes: tuple[str, ...]) -> AsyncIterator[str]
         yield "cluster DNS to answer"
     if not await _leader(client):
         yield "an operator to lead"
-    definitions = {d.metadata.name: d for d in (await client.list(CUSTOM_RESOURCE_DEFINITIONS)).items}
-    for wanted in crd.DEFINITIONS:
-        name = f"{wanted.kind.plural}.{wanted.kind.group}"
-        found = definitions.get(name)
+    present = {d.metadata.name: d for d in (await client.list(CUSTOM_RESOURCE_DEFINITIONS)).items}
+    for definition in wanted.definitions:
+        found = present.get(definition.name)
         if not (found and any(c.type == "Established" and c.status == "True" for c in found.status.conditions)):
-            yield f"CRD {name} to be Established"
+            yield f"CRD {definition.name} to be Established"
     groups = msgspec.json.decode(await client.request("GET", "/apis"), type=_Groups).groups
     served = {(group.name, version.version) for group in groups for version in group.versions}
-    for wanted in crd.DEFINITIONS:
-        if (wanted.kind.group, wanted.kind.version) not in served:
-            yield f"{wanted.kind.api_version} in discovery"
+    for definition in wanted.definitions:
+        for version in definition.versions:
+            if (definition.kind.group, version) not in served:
+                yield f"{definition.kind.group}/{version} in discovery"
     accounts = await client.list(SERVICE_ACCOUNTS, field_selector="metadata.name=default")
     having = {account.metadata.namespace for account in accounts.items}
     for namespace in (await client.list(NAMESPACES)).items:

@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from stentor.api.definition import needed
 from stentor.kube.client import Client
 from stentor.kube.config import Connection, find
 from stentor.kube.errors import BadConfig
@@ -78,7 +79,7 @@ async def run(values: Values, connection: Connection) -> int:
 
 
 async def _lead(operator: Operator, election: Election, jobs: JobGroup) -> None:
-    await ensure_definitions(operator.client)
+    await ensure_definitions(operator.client, needed(operator.values))
     await election.acquire()
     operator.start(jobs)
     await election.renew()

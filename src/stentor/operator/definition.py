@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from stentor.api import crd
 from stentor.api.core import CUSTOM_RESOURCE_DEFINITIONS
+from stentor.api.definition import Definition
 from stentor.kube import patch
 from stentor.kube.client import Client
 from stentor.kube.errors import ApiError
@@ -17,9 +19,9 @@ _MOST_PAUSE_S = 5.0
 log = logging.getLogger(__name__)
 
 
-async def ensure_definitions(client: Client) -> None:
-    """Apply every CRD and return once all are established; goes on trying when the API server is out of reach or refuses."""
-    for definition in crd.DEFINITIONS:
+async def ensure_definitions(client: Client, definitions: Sequence[Definition]) -> None:
+    """Apply the CRDs and return once all are established; goes on trying when the API server is out of reach or refuses."""
+    for definition in definitions:
         document = crd.document(definition)
         name = document["metadata"]["name"]
         change = patch.apply_document(document, manager="cilium-operator")
@@ -32,8 +34,8 @@ async def ensure_definitions(client: Client) -> None:
                 log.info("CRD is not written yet", extra={"crd": name, "error": e.message})
                 await asyncio.sleep(pause_s)
                 pause_s = min(_MOST_PAUSE_S, pause_s * 1.5)
-    for definition in crd.DEFINITIONS:
-        await _established(client, f"{definition.kind.plural}.{definition.kind.group}")
+    for definition in definitions:
+        await _established(client, definition.name)
 
 
 async def _established(client: Client, name: str) -> None:

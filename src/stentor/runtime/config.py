@@ -123,6 +123,37 @@ class Operator(Section, frozen=True):
     endpoint_gc_interval: str = msgspec.field(default="5m", name="endpointGCInterval")
 
 
+class SecretsNamespace(Section, frozen=True):
+    create: bool = False
+    name: str = "kube-system"
+
+
+class StatusReport(Section, frozen=True):
+    enabled: bool = True
+
+
+class RouterIDAllocation(Section, frozen=True):
+    mode: Literal["default"] = "default"
+
+
+class BGPControlPlane(Section, frozen=True):
+    enabled: bool = False
+    secrets_namespace: SecretsNamespace = SecretsNamespace()
+    status_report: StatusReport = StatusReport()
+    router_id_allocation: RouterIDAllocation = msgspec.field(default=RouterIDAllocation(), name="routerIDAllocation")
+
+
+class L2Announcements(Section, frozen=True):
+    enabled: bool = False
+    lease_duration: str = "15s"
+    lease_renew_deadline: str = "5s"
+    lease_retry_period: str = "2s"
+
+
+class ExternalIPs(Section, frozen=True):
+    enabled: bool = False
+
+
 class CNI(Section, frozen=True):
     exclusive: bool = True
     log_file: str = "/var/run/cilium/cilium-cni.log"
@@ -157,6 +188,10 @@ class Values(Section, frozen=True):
     node_port: NodePort = NodePort()
     socket_lb: SocketLB = msgspec.field(default=SocketLB(), name="socketLB")
     k8s: K8s = K8s()
+    bgp_control_plane: BGPControlPlane = BGPControlPlane()
+    default_lb_service_ipam: Literal["lbipam", "none"] = msgspec.field(default="lbipam", name="defaultLBServiceIPAM")
+    l2announcements: L2Announcements = L2Announcements()
+    external_ips: ExternalIPs = msgspec.field(default=ExternalIPs(), name="externalIPs")
     enable_ipv4_masquerade: bool = msgspec.field(default=True, name="enableIPv4Masquerade")
     enable_ipv6_masquerade: bool = msgspec.field(default=True, name="enableIPv6Masquerade")
     ipv4_native_routing_cidr: str = msgspec.field(default="", name="ipv4NativeRoutingCIDR")
@@ -171,6 +206,7 @@ class Values(Section, frozen=True):
     debug: Debug = Debug()
 
 
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _CLUSTER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
 
 
@@ -293,6 +329,7 @@ def check(values: Values) -> None:
     _check_pools(values)
     _check_services(values)
     _check_texts(values)
+    _check_announcements(values)
     for name, port in (
         ("tunnelPort", values.tunnel_port),
         ("prometheus.port", values.prometheus.port),
@@ -330,6 +367,9 @@ def _check_texts(values: Values) -> None:
         ("identityChangeGracePeriod", values.identity_change_grace_period, parse_duration_s),
         ("operator.identityGCInterval", values.operator.identity_gc_interval, parse_duration_s),
         ("operator.endpointGCInterval", values.operator.endpoint_gc_interval, parse_duration_s),
+        ("l2announcements.leaseDuration", values.l2announcements.lease_duration, parse_duration_s),
+        ("l2announcements.leaseRenewDeadline", values.l2announcements.lease_renew_deadline, parse_duration_s),
+        ("l2announcements.leaseRetryPeriod", values.l2announcements.lease_retry_period, parse_duration_s),
         ("ipv4NativeRoutingCIDR", values.ipv4_native_routing_cidr, partial(IPv4Network, strict=False)),
         ("ipv6NativeRoutingCIDR", values.ipv6_native_routing_cidr, partial(IPv6Network, strict=False)),
         ("nodePort.range", values.node_port.range, node_port_range),
@@ -341,6 +381,28 @@ def _check_texts(values: Values) -> None:
                 parse(text)
             except ValueError as error:
                 raise ConfigError(key, str(error)) from error
+
+
+def _check_announcements(values: Values) -> None:
+    leases = values.l2announcements
+    duration_s, deadline_s, period_s = map(
+        parse_duration_s, (leases.lease_duration, leases.lease_renew_deadline, leases.lease_retry_period)
+    )
+    if period_s <= 0:
+        raise ConfigError("l2announcements.leaseRetryPeriod", f"{leases.lease_retry_period}: above 0")
+    if deadline_s < 1.2 * period_s:
+        raise ConfigError(
+            "l2announcements.leaseRenewDeadline",
+            f"{leases.lease_renew_deadline}: at least 1.2 times leaseRetryPeriod ({leases.lease_retry_period})",
+        )
+    if duration_s <= deadline_s:
+        raise ConfigError(
+            "l2announcements.leaseDuration",
+            f"{leases.lease_duration}: longer than leaseRenewDeadline ({leases.lease_renew_deadline})",
+        )
+    secrets = values.bgp_control_plane.secrets_namespace.name
+    if secrets and not _NAMESPACE.fullmatch(secrets):
+        raise ConfigError("bgpControlPlane.secretsNamespace.name", f"{secrets!r} is no name of a namespace")
 
 
 def _check_services(values: Values) -> None:

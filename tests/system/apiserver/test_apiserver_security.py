@@ -80,6 +80,16 @@ def node(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
 
 
+def marked(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": name, "labels": {"stentor.io/bgp-secrets": "true"}},
+    }
+
+
+BGP_SECRETS = "/api/v1/namespaces/bgp-secrets/secrets"
+ANNOUNCEMENTS = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 PODS = "/api/v1/namespaces/default/pods"
@@ -101,6 +111,14 @@ MATRIX: list[tuple[str, str, str, Any, bool]] = [
     ("node", "GET", f"{PODS}/mirror/log", None, False),
     ("agent", "GET", "/api/v1/nodes", None, True),
     ("agent", "GET", "/api/v1/secrets", None, False),
+    ("agent", "GET", BGP_SECRETS, None, False),
+    ("operator", "POST", "/api/v1/namespaces", marked("bgp-secrets"), True),
+    ("agent", "GET", BGP_SECRETS, None, True),
+    ("agent", "GET", "/api/v1/namespaces/kube-system/secrets", None, False),
+    ("agent", "POST", ANNOUNCEMENTS, lease("cilium-l2announce-default-web"), True),
+    ("agent", "GET", ANNOUNCEMENTS, None, True),
+    ("agent", "POST", ANNOUNCEMENTS, lease("cilium-operator-resource-lock"), False),
+    ("agent", "POST", LEASES, lease("cilium-l2announce-default-web"), False),
     ("agent", "POST", PODS, pod("agents"), False),
     ("agent", "GET", f"{PODS}/mirror/exec?command=sh", None, False),
     ("operator", "GET", "/api/v1/secrets", None, True),
