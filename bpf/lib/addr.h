@@ -33,3 +33,9 @@ static __always_inline bool addr_equal(const struct addr *x, const struct addr *
 {
 	return x->w[3] == y->w[3] && x->w[2] == y->w[2] && x->w[1] == y->w[1] && x->w[0] == y->w[0];
 }
+
+/* 0.0.0.0 or :: */
+static __always_inline bool is_unspecified(const struct addr *a)
+{
+	return !a->w[3] && !a->w[0] && !a->w[1] && (!a->w[2] || a->w[2] == V4_MARK);
+}

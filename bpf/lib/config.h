@@ -25,7 +25,8 @@ struct config {
 	__u16 node_port_max;
 	__u64 host_netns;       /* cookie of the network namespace of the node itself */
 	__u32 maglev_size;      /* buckets of a look-up table */
-	__u32 pad2;
+	__u8 l2_announcements;  /* answer for announced addresses */
+	__u8 pad2[3];
 };
 ASSERT_SIZE(struct config, 64);
 

@@ -41,11 +41,6 @@ static __always_inline bool is_loopback(const struct addr *a)
 	return !a->w[0] && !a->w[1] && !a->w[2] && a->w[3] == bpf_htonl(1);
 }
 
-static __always_inline bool is_unspecified(const struct addr *a)
-{
-	return !a->w[3] && !a->w[0] && !a->w[1] && (!a->w[2] || a->w[2] == V4_MARK);
-}
-
 /* This node's or another one's. */
 static __always_inline bool is_node_address(const struct addr *a)
 {

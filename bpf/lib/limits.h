@@ -22,6 +22,8 @@
 #define LB_ORIGINS_MAX 262144
 #define LB_FLOWS_MAX 524288
 #define LB_MAGLEV_PARTS_MAX 524288
+#define L2_RESPONDERS_MAX 65536
+#define L2_LEASES_MAX 65536
 
 #define LINEAR_BYTES 128   /* headers are made linear once, up to here */
 #define HEADERS_MAX 1024   /* no header is looked for behind this */

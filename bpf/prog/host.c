@@ -4,7 +4,8 @@
  *   from_host    egress of cilium_host: routes lead the node's packets for other nodes' pods there → the overlay
  *   to_netdev    egress of an uplink: pods' packets that leave the cluster get the uplink's address, answers of the node's own
  *                backends that of their service
- *   from_netdev  ingress of an uplink: answers to those → the pod; what clients outside send to services → a backend
+ *   from_netdev  ingress of an uplink: answers to those → the pod; what clients outside send to services → a backend;
+ *                who asks the link for an announced address gets an answer
  *
  * On an uplink everything passes that is none of the pods' business, whatever it is.
  */
@@ -13,6 +14,7 @@
 #include "../lib/deliver.h"
 #include "../lib/identity.h"
 #include "../lib/nat.h"
+#include "../lib/neighbour.h"
 #include "../lib/source_hash.h"
 #include "../lib/trace.h"
 
@@ -264,6 +266,11 @@ static __always_inline int enter_node(struct __sk_buff *skb, struct flow *f, __b
 	int verdict;
 
 	is_parsed = (f->fragment ? parse_fragment(skb, f, fragment_id) : parse_l4(skb, f, false)) == OK;
+	if (config.l2_announcements && unlikely(!is_parsed) && is_solicitation(skb, f)) {
+		verdict = answer_solicitation(skb, f);
+		if (verdict != OK)
+			return verdict;
+	}
 	if (is_parsed && can_be_balanced(f)) {
 		verdict = serve(skb, f);
 		if (verdict != OK || f->balanced)
@@ -293,9 +300,10 @@ int from_netdev(struct __sk_buff *skb)
 	f = new_flow(INGRESS);
 	if (!f)
 		return TC_ACT_SHOT;
-	if (!make_linear(skb) || parse_ip(skb, ETH_HLEN, f, &fragment_id) != OK)
-		return TC_ACT_OK;
-	verdict = enter_node(skb, f, fragment_id);
+	if (likely(make_linear(skb) && parse_ip(skb, ETH_HLEN, f, &fragment_id) == OK))
+		verdict = enter_node(skb, f, fragment_id);
+	else
+		verdict = config.l2_announcements && skb->protocol == bpf_htons(ETH_P_ARP) ? answer_arp(skb) : TC_ACT_OK;
 	return verdict < 0 ? drop(skb, f, verdict) : verdict;
 }
 

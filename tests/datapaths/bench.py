@@ -39,7 +39,9 @@ class Bench:
                     spec = found.map_spec(name)
                     small = min(spec.max_entries, capacity) if name != "events" else None
                     self.maps[name] = Map.create(found.map_spec(name, small), name)
-        config = DatapathConfig(overlay_ifindex=OVERLAY_IFINDEX, maglev_size=MAGLEV_SIZE, test=True).pack()
+        config = DatapathConfig(
+            overlay_ifindex=OVERLAY_IFINDEX, maglev_size=MAGLEV_SIZE, l2_announcements=True, test=True
+        ).pack()
         self.programs: dict[str, int] = {}
         for found in objects.values():
             loaded = found.load(config, self.maps)

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from stentor.datapath import connection, metric, row, service_flow
+from stentor.datapath import announcement, connection, metric, row, service_flow
 from stentor.datapath.maps import LB_KEY, LB_SERVICE
 from stentor.datapath.service_set import read_sets
 from stentor.datapath.verdict import drop_text
@@ -149,6 +149,11 @@ def _service_flows(maps: Mapping[str, Map]) -> Iterator[Row]:
         yield _protocol(each.protocol), each.side.name, source, destination, to, f"{each.expires_s:.0f}s"
 
 
+def _responders(maps: Mapping[str, Map]) -> Iterator[Row]:
+    for each in announcement.responders(maps):
+        yield str(each.addr), each.ifindex, each.mac.hex(":"), f"{each.left_s:.1f}s", each.responses
+
+
 _LISTINGS: Final[dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Map]], Iterator[Row]]]]] = {
     "endpoint": (("IP ADDRESS", "LOCAL ENDPOINT INFO"), _endpoints),
     "ipcache": (("IP PREFIX/ADDRESS", "IDENTITY"), _ipcache),
@@ -161,6 +166,7 @@ _LISTINGS: Final[dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Map]], 
     "uplink": (("IFINDEX", "IPv4", "IPv6"), _uplinks),
     "lb": (("SERVICE ADDRESS", "BACKEND ADDRESS (REVNAT_ID) (SLOT)"), _services),
     "lb-flow": (("PROTOCOL", "SIDE", "SOURCE", "DESTINATION", "TRANSLATION", "EXPIRES"), _service_flows),
+    "l2-responder": (("IP ADDRESS", "IFINDEX", "MAC", "EXPIRES", "RESPONSES SENT"), _responders),
     "ipmasq": (("IP PREFIX/ADDRESS",), _exclusions),
 }
 

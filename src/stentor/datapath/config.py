@@ -53,6 +53,7 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
     node_port_max: int = 32767
     host_netns: int = 0
     maglev_size: int = 16381
+    l2_announcements: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.snat_port_min <= self.snat_port_max <= 65535:
@@ -80,4 +81,5 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
             self.node_port_max,
             self.host_netns,
             self.maglev_size,
+            self.l2_announcements,
         )

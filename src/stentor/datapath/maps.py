@@ -31,11 +31,13 @@ CONFIG: Final = Layout(
     node_port_max=U16,
     host_netns=U64,
     maglev_size=U32,
-    pad2=pad(4),
+    l2_announcements=U8,
+    pad2=pad(3),
 )
 
 ADDRESS: Final = Layout("addr", w=ADDR)
 NUMBER: Final = Layout("", value=U32)
+LONG_NUMBER: Final = Layout("", value=U64)
 PREFIX: Final = Layout("prefix_key", prefixlen=U32, addr=ADDR)
 ENDPOINT: Final = Layout("endpoint", ifindex=U32, identity=U32, policy=U32, id=U16, mac=MAC, flags=U32)
 IPCACHE_ENTRY: Final = Layout("ipcache_entry", identity=U32, flags=U16, encrypt_key=U8, pad=pad(1), tunnel=ADDR)
@@ -73,6 +75,9 @@ LB_CLIENT_KEY: Final = Layout("lb_client_key", client=ADDR, service=U32)
 LB_CLIENT: Final = Layout("lb_client", addr=ADDR, port=BE16, pad=pad(2), used=U32)
 LB_FLOW: Final = Layout("lb_flow", addr=ADDR, port=BE16, closed=U16, expires=U32)
 LB_ORIGIN_KEY: Final = Layout("lb_origin_key", socket=U64, addr=ADDR, port=BE16, pad=pad(6))
+L2_KEY: Final = Layout("l2_key", addr=ADDR, ifindex=U32)
+L2_RESPONDER: Final = Layout("l2_responder", lease=U64, mac=MAC, pad=pad(2), responses=U64)
+L2_LEASE: Final = Layout("l2_lease", until=U64)
 COUNT: Final = Layout("count", packets=U64, bytes=U64)
 DROP_KEY: Final = Layout("drop_key", endpoint=U16, reason=U8, direction=U8)
 EVENT: Final = Layout(
@@ -127,6 +132,8 @@ MAPS: Final[dict[str, MapLayout]] = {
     "lb_clients": MapLayout(LB_CLIENT_KEY, LB_CLIENT, "lbMapMax"),
     "lb_origins": MapLayout(LB_ORIGIN_KEY, LB_KEY, "ctAnyMax"),
     "lb_flows": MapLayout(NAT_KEY, LB_FLOW, "natMax"),
+    "l2_responder": MapLayout(L2_KEY, L2_RESPONDER),
+    "l2_leases": MapLayout(LONG_NUMBER, L2_LEASE),
     "forwarded": MapLayout(NUMBER, COUNT),
     "drops": MapLayout(DROP_KEY, COUNT),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
@@ -14,6 +15,8 @@ from stentor.datapath.maps import (
     CLASS_RANGE_KEY,
     ENDPOINT,
     IPCACHE_ENTRY,
+    L2_KEY,
+    L2_RESPONDER,
     NODE,
     NUMBER,
     PEER,
@@ -23,6 +26,7 @@ from stentor.datapath.maps import (
     UPLINK,
 )
 from stentor.net.address import Addr, Prefix
+from stentor.tables.announcement import Announcement, AnnouncementKey
 from stentor.tables.endpoint import EndpointEntry
 from stentor.tables.ipcache import IPCacheEntry, IPCacheFlag
 from stentor.tables.masquerade import Exclusion, Uplink
@@ -40,12 +44,14 @@ _RANGE_EXACT_BITS: Final = 48  # class, protocol and padding in front of the por
 
 
 class Codec(msgspec.Struct, Generic[K, R], frozen=True):
-    """How a table's rows live in one or more maps. `place` names the map of a key and its bytes there."""
+    """How a table's rows live in one or more maps. `place` names the map of a key and its bytes there; `written` is what is
+    left of a value without what the programs write into it."""
 
     maps: tuple[str, ...]
     place: Callable[[K], tuple[str, bytes]]
     encode: Callable[[R], bytes]
     decode: Callable[[str, bytes, bytes], tuple[K, R]]
+    written: Callable[[bytes], bytes] = bytes
 
 
 def _encode_endpoint(row: EndpointEntry) -> bytes:
@@ -149,6 +155,24 @@ def _decode_exclusion(_map: str, key: bytes, _value: bytes) -> tuple[Prefix, Exc
     return Prefix(addr, bits), Exclusion(prefix=Prefix(addr, bits))
 
 
+def lease_id(name: str) -> int:
+    """The key of a lease in `l2_leases`. A successor of this process has to find the same one: what is in the kernel must never
+    hang on another service's lease."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def _decode_announcement(_map: str, key: bytes, value: bytes) -> tuple[AnnouncementKey, Announcement]:
+    addr, ifindex = L2_KEY.unpack(key)
+    lease, mac, _responses = L2_RESPONDER.unpack(value)
+    row = Announcement(addr=addr, ifindex=ifindex, mac=mac, lease=f"{lease:#018x}")
+    return row.key, row
+
+
+def _without_responses(value: bytes) -> bytes:
+    lease, mac, _responses = L2_RESPONDER.unpack(value)
+    return L2_RESPONDER.pack(lease, mac, 0)
+
+
 def _in_map(name: str, layout: Layout) -> Callable[[object], tuple[str, bytes]]:
     return lambda key: (name, layout.pack(key))
 
@@ -179,4 +203,11 @@ EXCLUSIONS: Final[Codec[Prefix, Exclusion]] = Codec(
     lambda prefix: ("masquerade_exclusions", PREFIX.pack(prefix.bits, prefix.addr)),
     lambda _row: NUMBER.pack(1),
     _decode_exclusion,
+)
+ANNOUNCEMENTS: Final[Codec[AnnouncementKey, Announcement]] = Codec(
+    ("l2_responder",),
+    lambda key: ("l2_responder", L2_KEY.pack(key.addr, key.ifindex)),
+    lambda row: L2_RESPONDER.pack(lease_id(row.lease), row.mac, 0),
+    _decode_announcement,
+    _without_responses,
 )

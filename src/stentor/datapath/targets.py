@@ -7,6 +7,7 @@ targets.peers(…)                  PeerKey → tables.policy.PolicyPeer
 targets.rules(…)                  RuleKey → tables.policy.PolicyRule (classes and ranges)
 targets.uplinks(…)                ifindex → tables.masquerade.Uplink
 targets.exclusions(…)             Prefix → tables.masquerade.Exclusion
+targets.announcements(…)          AnnouncementKey → tables.announcement.Announcement
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from stentor.datapath.errors import MapFull
 from stentor.datapath.row import Codec
 from stentor.net.address import Addr, Prefix
 from stentor.sys.bpf import Map
+from stentor.tables.announcement import Announcement, AnnouncementKey
 from stentor.tables.endpoint import EndpointEntry
 from stentor.tables.ipcache import IPCacheEntry
 from stentor.tables.masquerade import Exclusion, Uplink
@@ -103,7 +105,7 @@ class MapTarget(Generic[K, R]):
     def _read(self, name: str, raw: bytes, value: bytes) -> tuple[K, R]:
         key, row = self._codec.decode(name, raw, value)
         written = self._written.get(key)
-        return key, written[1] if written and written[0] == value else row
+        return key, written[1] if written and written[0] == self._codec.written(value) else row
 
 
 def _slices(items: Sequence[R]) -> Iterator[Sequence[R]]:
@@ -136,3 +138,7 @@ def uplinks(maps: Mapping[str, Map]) -> MapTarget[int, Uplink]:
 
 def exclusions(maps: Mapping[str, Map]) -> MapTarget[Prefix, Exclusion]:
     return MapTarget(maps, rows.EXCLUSIONS)
+
+
+def announcements(maps: Mapping[str, Map]) -> MapTarget[AnnouncementKey, Announcement]:
+    return MapTarget(maps, rows.ANNOUNCEMENTS)
