@@ -46,7 +46,8 @@ def test_help_pays_for_nothing() -> None:
 def test_crds_as_manifests() -> None:
     done = invoke("crd")
     kinds = [document["spec"]["names"]["kind"] for document in yaml.safe_load_all(done.output)]
-    assert kinds == ["CiliumNode", "CiliumEndpoint", "CiliumIdentity"]
+    assert {"CiliumNode", "CiliumEndpoint", "CiliumIdentity", "CiliumLoadBalancerIPPool"} <= set(kinds)
+    assert len(kinds) == len(set(kinds))
     assert (
         json.loads(invoke("crd", "-o", "json", "cep").output)["items"][0]["spec"]["names"]["kind"] == "CiliumEndpoint"
     )
