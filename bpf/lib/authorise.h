@@ -37,15 +37,19 @@ static __always_inline int judge(struct flow *f, struct end from, struct end to)
 }
 
 /* An ICMP error belongs to the connection whose packet it quotes, if it goes to the one who sent that. */
-static __always_inline bool is_related(const struct __sk_buff *skb, const struct flow *f, __u32 now)
+static __always_inline bool is_related(struct flow *f, __u32 now)
 {
+	struct flow *quoted = quoted_flow();
 	struct connection c = {};
-	struct flow quoted = {};
 
-	if (parse_quoted(skb, f, &quoted) != OK || !addr_equal(&quoted.dst, &f->dst))
+	if (!quoted || !quoted->proto || !addr_equal(&quoted->dst, &f->dst))
 		return false;
-	find_connection(&quoted, now, &c);
-	return c.known;
+	find_connection(quoted, now, &c);
+	if (!c.known)
+		return false;
+	f->replies_by_overlay = !!(c.entry->flags & CT_VIA_OVERLAY);
+	f->balanced = !!(c.entry->flags & CT_BALANCED);
+	return true;
 }
 
 /* An end without policy blocks replies too: nothing passes before an endpoint's first policy. */
@@ -58,7 +62,7 @@ static __always_inline int check_ready(struct flow *f, struct end end, enum dire
 	return DROP_NO_POLICY;
 }
 
-static __always_inline int authorise(struct __sk_buff *skb, struct flow *f, struct end from, struct end to, bool via_overlay)
+static __always_inline int authorise(struct flow *f, struct end from, struct end to, bool via_overlay)
 {
 	struct connection c = {};
 	__u32 now = ticks();
@@ -69,7 +73,7 @@ static __always_inline int authorise(struct __sk_buff *skb, struct flow *f, stru
 	if (unlikely(verdict != OK))
 		return verdict;
 	if (unlikely(f->related)) /* one about an unknown connection is judged as ICMP, but opens none */
-		return is_related(skb, f, now) ? OK : judge(f, from, to);
+		return is_related(f, now) ? OK : judge(f, from, to);
 	find_connection(f, now, &c);
 	if (c.known && !f->opens && !sent_by_client(&c)) {
 		f->reply = 1;

@@ -101,11 +101,17 @@ static __always_inline bool recall_flow(const struct flow *f, struct lb_set set,
 	return true;
 }
 
+/* Whom the backend sees. A pod that is led to itself would take its own address for a forgery. */
+static __always_inline struct addr client_seen(const struct flow *f, const struct lb_backend *by)
+{
+	return f->direction == EGRESS && addr_equal(&by->addr, &f->src) ? service_loopback(&f->src) : f->src;
+}
+
 static __always_inline int remember_flow(const struct flow *f, const struct nat_key *key, const struct lb_backend *to)
 {
 	struct lb_flow out = { .addr = to->addr, .port = to->port }, back = { .addr = f->dst, .port = f->dport };
 	struct nat_key answers = {
-		.src = to->addr, .dst = f->src, .sport = to->port, .dport = f->sport, .proto = f->proto, .side = LB_FROM_BACKEND,
+		.src = to->addr, .dst = client_seen(f, to), .sport = to->port, .dport = f->sport, .proto = f->proto, .side = LB_FROM_BACKEND,
 	};
 
 	refresh_lb_flow(&out, f);
@@ -137,16 +143,44 @@ static __always_inline int balance(struct __sk_buff *skb, struct flow *f, const 
 	return verdict;
 }
 
-/* An answer gets the address to which its client spoke; f->balanced tells whether it had one. */
+/* The client's ICMP error about an answer of a service goes to the backend that sent it; f->balanced tells whether one did. */
+static __always_inline int balance_error(struct __sk_buff *skb, struct flow *f)
+{
+	struct flow *quoted = quoted_flow();
+	struct lb_flow *known, to;
+	struct nat_key key;
+
+	if (!quoted)
+		return OK;
+	key = lb_flow_key(quoted, LB_TO_BACKEND);
+	known = bpf_map_lookup_elem(&lb_flows, &key);
+	if (!known)
+		return OK;
+	to = *known;
+	f->balanced = 1;
+	return rewrite_error(skb, f, quoted, DESTINATION, &to.addr, to.port);
+}
+
+/* An answer, or an error about a question, gets the address to which its client spoke; f->balanced tells whether it had one. */
 static __always_inline int restore_source(struct __sk_buff *skb, struct flow *f)
 {
-	struct nat_key key = lb_flow_key(f, LB_FROM_BACKEND);
-	struct lb_flow *known = bpf_map_lookup_elem(&lb_flows, &key), was;
+	struct flow *about = f->related ? quoted_flow() : f;
+	struct lb_flow *known, was;
+	struct nat_key key;
 	int verdict;
 
 	f->balanced = 0;
+	if (!about)
+		return OK;
+	key = lb_flow_key(about, LB_FROM_BACKEND);
+	known = bpf_map_lookup_elem(&lb_flows, &key);
 	if (!known)
 		return OK;
+	if (f->related) {
+		was = *known;
+		f->balanced = 1;
+		return rewrite_error(skb, f, about, SOURCE, &was.addr, was.port);
+	}
 	refresh_lb_flow(known, f);
 	was = *known;
 	verdict = rewrite_end(skb, f, SOURCE, &was.addr, was.port);
@@ -164,6 +198,12 @@ static __always_inline void forget_flow(const struct flow *f)
 	};
 
 	bpf_map_delete_elem(&lb_flows, &answers);
+}
+
+/* After conntrack: of a connection that a client opened to a service. */
+static __always_inline bool answers_service(const struct flow *f)
+{
+	return f->balanced && (f->reply || f->related);
 }
 
 static __always_inline struct lb_key service_key(const struct flow *f)

@@ -26,7 +26,8 @@ struct config {
 	__u64 host_netns;       /* cookie of the network namespace of the node itself */
 	__u32 maglev_size;      /* buckets of a look-up table */
 	__u8 l2_announcements;  /* answer for announced addresses */
-	__u8 pad2[3];
+	__u8 reject_no_backend; /* by an ICMP error, not in silence */
+	__u8 pad2[2];
 };
 ASSERT_SIZE(struct config, 64);
 

@@ -26,13 +26,14 @@ struct flow {
 	__u8 balanced;        /* its other end is a service's backend */
 };
 
-/* One packet's flow a CPU. On the stack the verifier would remember each field as every way through the parser leaves it,
- * and follow the rest of the program for each: twice the work. Programs at TC do not interrupt each other. */
+/* One packet's flow a CPU, and that of the packet that an ICMP error quotes. On the stack the verifier would remember each
+ * field as every way through the parser leaves it, and follow the rest of the program for each: twice the work. Programs at TC
+ * do not interrupt each other. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__type(key, __u32);
 	__type(value, struct flow);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 } flows SEC(".maps");
 
 /* Never NULL, but the verifier wants to see it asked. */
@@ -46,6 +47,15 @@ static __always_inline struct flow *new_flow(enum direction direction)
 		f->direction = direction;
 	}
 	return f;
+}
+
+/* The packet of which an ICMP error speaks, turned round, so that it reads as one that travels with the error. Its protocol is
+ * 0 when nothing is known of it. To be asked for only when f->related; NULL as new_flow. */
+static __always_inline struct flow *quoted_flow(void)
+{
+	__u32 second = 1;
+
+	return bpf_map_lookup_elem(&flows, &second);
 }
 
 struct ports { __be16 src, dst; };
@@ -253,6 +263,47 @@ static __always_inline int parse_fragment(const struct __sk_buff *skb, struct fl
 	return OK;
 }
 
+static __always_inline int parse_sent(const struct __sk_buff *skb, const struct flow *error, struct flow *sent)
+{
+	__be32 id;
+	int verdict = parse_ip(skb, error->l4 + sizeof(struct icmp_start), sent, &id);
+
+	if (verdict == OK && sent->fragment == LATER_FRAGMENT)
+		return DROP_FRAGMENT_UNSUPPORTED;
+	if (verdict == OK)
+		verdict = parse_l4(skb, sent, true);
+	return verdict == OK && sent->related ? DROP_INVALID : verdict; /* no errors about errors */
+}
+
+static __always_inline void parse_quoted(const struct __sk_buff *skb, const struct flow *error)
+{
+	struct flow *quoted = quoted_flow();
+	struct addr src;
+	__be16 sport;
+
+	if (!quoted)
+		return;
+	__builtin_memset(quoted, 0, sizeof(*quoted));
+	if (parse_sent(skb, error, quoted) != OK)
+		quoted->proto = 0;
+	src = quoted->src;
+	sport = quoted->sport;
+	quoted->src = quoted->dst;
+	quoted->sport = quoted->dport;
+	quoted->dst = src;
+	quoted->dport = sport;
+}
+
+/* What follows the IP header; `id` is a fragment's. */
+static __always_inline int parse_transport(const struct __sk_buff *skb, struct flow *f, __be32 id)
+{
+	int verdict = unlikely(f->fragment) ? parse_fragment(skb, f, id) : parse_l4(skb, f, false);
+
+	if (unlikely(f->related) && verdict == OK)
+		parse_quoted(skb, f);
+	return verdict;
+}
+
 static __always_inline int parse(struct __sk_buff *skb, struct flow *f)
 {
 	__be32 id = 0;
@@ -261,33 +312,5 @@ static __always_inline int parse(struct __sk_buff *skb, struct flow *f)
 	if (unlikely(!make_linear(skb)))
 		return DROP_INVALID;
 	verdict = parse_ip(skb, ETH_HLEN, f, &id);
-	if (verdict != OK)
-		return verdict;
-	return unlikely(f->fragment) ? parse_fragment(skb, f, id) : parse_l4(skb, f, false);
-}
-
-/* The packet that an ICMP error quotes, turned round, so that it reads as one that travels with the error. */
-static __always_inline int parse_quoted(const struct __sk_buff *skb, const struct flow *error, struct flow *quoted)
-{
-	struct flow sent = {};
-	__be32 id;
-	int verdict = parse_ip(skb, error->l4 + sizeof(struct icmp_start), &sent, &id);
-
-	if (verdict != OK)
-		return verdict;
-	if (sent.fragment == LATER_FRAGMENT)
-		return DROP_FRAGMENT_UNSUPPORTED;
-	verdict = parse_l4(skb, &sent, true);
-	if (verdict != OK)
-		return verdict;
-	if (sent.related) /* no errors about errors */
-		return DROP_INVALID;
-	quoted->src = sent.dst;
-	quoted->dst = sent.src;
-	quoted->sport = sent.dport;
-	quoted->dport = sent.sport;
-	quoted->proto = sent.proto;
-	quoted->l4 = sent.l4;
-	quoted->icmp_type = sent.icmp_type;
-	return OK;
+	return verdict == OK ? parse_transport(skb, f, id) : verdict;
 }

@@ -41,6 +41,14 @@ static __always_inline bool is_loopback(const struct addr *a)
 	return !a->w[0] && !a->w[1] && !a->w[2] && a->w[3] == bpf_htonl(1);
 }
 
+/* What a pod sees as its own address when a service leads it to itself: 169.254.42.1 and fe80::1, as upstream. */
+static __always_inline struct addr service_loopback(const struct addr *like)
+{
+	if (addr_is_v4(like))
+		return addr_from_v4(bpf_htonl(0xa9fe2a01));
+	return (struct addr){ { bpf_htonl(0xfe800000), 0, 0, bpf_htonl(1) } };
+}
+
 /* This node's or another one's. */
 static __always_inline bool is_node_address(const struct addr *a)
 {

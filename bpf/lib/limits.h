@@ -29,4 +29,5 @@
 #define HEADERS_MAX 1024   /* no header is looked for behind this */
 #define IPV6_EXTENSIONS 4  /* extension headers walked before a packet is refused, as upstream */
 #define SNAT_TRIES 16      /* ports tried before a new connection is refused */
+#define REJECTIONS_PER_TICK 1000 /* ICMP errors a CPU */
 #define MAGLEV_PART 64     /* buckets in one row */

@@ -120,20 +120,20 @@ static __always_inline int masquerade(struct __sk_buff *skb, const struct flow *
 }
 
 /* A pod's ICMP error about a packet that came to it by a translation. Others leave as they are. */
-static __always_inline int masquerade_error(struct __sk_buff *skb, const struct flow *f)
+static __always_inline int masquerade_error(struct __sk_buff *skb, struct flow *f)
 {
-	struct flow quoted = {};
 	struct nat_entry *known, translation;
+	struct flow *quoted = quoted_flow();
 	struct nat_key key;
 
-	if (parse_quoted(skb, f, &quoted) != OK)
+	if (!quoted || !quoted->proto)
 		return DROP_INVALID;
-	nat_out_key(&quoted, &key);
+	nat_out_key(quoted, &key);
 	known = bpf_map_lookup_elem(&nat, &key);
 	if (!known)
 		return OK;
 	translation = *known;
-	return rewrite_error(skb, f, &quoted, SOURCE, &translation.addr, translation.port);
+	return rewrite_error(skb, f, quoted, SOURCE, &translation.addr, translation.port);
 }
 
 static __always_inline struct nat_entry *find_way_back(const struct flow *f)
@@ -146,25 +146,23 @@ static __always_inline struct nat_entry *find_way_back(const struct flow *f)
 /* Gives a packet from outside back to the one who asked; f->dst tells afterwards who that is. */
 static __always_inline int unmasquerade(struct __sk_buff *skb, struct flow *f)
 {
+	struct flow *about = f->related ? quoted_flow() : f;
 	struct nat_entry *known, back;
-	struct flow quoted = {};
 	int verdict;
 
-	if (f->related && parse_quoted(skb, f, &quoted) != OK)
+	if (!about)
 		return OK;
-	known = find_way_back(f->related ? &quoted : f);
+	known = find_way_back(about);
 	if (!known)
 		return OK;
 	back = *known;
-	if (addr_equal(&back.addr, &f->dst) && back.port == (f->related ? quoted.dport : f->dport))
+	if (addr_equal(&back.addr, &f->dst) && back.port == about->dport)
 		return OK;
-	if (f->related) {
-		verdict = rewrite_error(skb, f, &quoted, DESTINATION, &back.addr, back.port);
-	} else {
-		refresh_translation(known);
-		verdict = rewrite_end(skb, f, DESTINATION, &back.addr, back.port);
-		f->dport = back.port;
-	}
+	if (f->related)
+		return rewrite_error(skb, f, about, DESTINATION, &back.addr, back.port);
+	refresh_translation(known);
+	verdict = rewrite_end(skb, f, DESTINATION, &back.addr, back.port);
 	f->dst = back.addr;
+	f->dport = back.port;
 	return verdict;
 }

@@ -5,7 +5,6 @@
 
 enum which_end { SOURCE, DESTINATION };
 
-
 static __always_inline __u32 address_offset(bool v4, enum which_end which)
 {
 	if (v4)
@@ -75,26 +74,35 @@ static __always_inline int rewrite_end(struct __sk_buff *skb, const struct flow 
 	return OK;
 }
 
-/* An ICMP error: its own end, and the same end of the packet that it quotes, which is there on the other side. The quoted
- * packet's own L4 checksum stays as it was: nobody looks at it, and often it is cut off. */
-static __always_inline int rewrite_error(struct __sk_buff *skb, const struct flow *f, const struct flow *quoted, enum which_end which,
+/* An ICMP error: the end of the packet that it quotes, which is there on the other side, and its own when that is the same one:
+ * a router's error keeps the router's address. The flows of both are changed too. The quoted packet's own L4 checksum stays as
+ * it was: nobody looks at it, and often it is cut off. */
+static __always_inline int rewrite_error(struct __sk_buff *skb, struct flow *f, struct flow *quoted, enum which_end which,
 					 const struct addr *to, __be16 port)
 {
-	const struct addr *from = which == SOURCE ? &f->src : &f->dst;
-	const struct addr *inner_from = which == SOURCE ? &quoted->src : &quoted->dst;
-	__be16 old_port = which == SOURCE ? quoted->sport : quoted->dport;
+	struct addr *from = which == SOURCE ? &f->src : &f->dst;
+	struct addr *inner_from = which == SOURCE ? &quoted->src : &quoted->dst;
+	__be16 *old_port = which == SOURCE ? &quoted->sport : &quoted->dport, was = *old_port;
 	enum which_end inner = which == SOURCE ? DESTINATION : SOURCE;
 	__u32 sum = f->l4 + offsetof(struct icmp_start, sum), inner_l3 = f->l4 + sizeof(struct icmp_start);
 
-	if (!store_address(skb, ETH_HLEN, which, from, to) || !store_address(skb, inner_l3, inner, inner_from, to))
+	if (addr_equal(from, inner_from)) {
+		if (!store_address(skb, ETH_HLEN, which, from, to))
+			return DROP_WRITE_ERROR;
+		if (f->proto == IPPROTO_ICMPV6 && !fix_address_checksum(skb, sum, BPF_F_PSEUDO_HDR, from, to))
+			return DROP_WRITE_ERROR;
+		*from = *to;
+	}
+	if (!store_address(skb, inner_l3, inner, inner_from, to))
 		return DROP_WRITE_ERROR;
-	/* IPv4: the quoted header's own checksum makes up for its address. IPv6 has none, but a pseudo header. */
-	if (f->proto == IPPROTO_ICMPV6 && (!fix_address_checksum(skb, sum, BPF_F_PSEUDO_HDR, from, to) ||
-					   !fix_address_checksum(skb, sum, 0, inner_from, to)))
+	/* IPv4: the quoted header's own checksum makes up for its address. IPv6 has none. */
+	if (f->proto == IPPROTO_ICMPV6 && !fix_address_checksum(skb, sum, 0, inner_from, to))
 		return DROP_WRITE_ERROR;
-	if (old_port == port)
+	*inner_from = *to;
+	*old_port = port;
+	if (was == port)
 		return OK;
-	if (bpf_l4_csum_replace(skb, sum, old_port, port, sizeof(port)) ||
+	if (bpf_l4_csum_replace(skb, sum, was, port, sizeof(port)) ||
 	    bpf_skb_store_bytes(skb, quoted->l4 + port_offset(quoted->proto, inner), &port, sizeof(port), 0))
 		return DROP_WRITE_ERROR;
 	return OK;

@@ -15,6 +15,7 @@
 #include "../lib/identity.h"
 #include "../lib/nat.h"
 #include "../lib/neighbour.h"
+#include "../lib/reject.h"
 #include "../lib/source_hash.h"
 #include "../lib/trace.h"
 
@@ -113,8 +114,8 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, __b
 	if (skb->mark == MARK_TRANSLATED)
 		return TC_ACT_OK;
 	from = bpf_map_lookup_elem(&endpoints, &f->src);
-	verdict = f->fragment ? parse_fragment(skb, f, fragment_id) : parse_l4(skb, f, false);
-	if (!from && verdict == OK && can_be_balanced(f)) {
+	verdict = parse_transport(skb, f, fragment_id);
+	if (!from && verdict == OK && (can_be_balanced(f) || f->related)) {
 		verdict = restore_source(skb, f);
 		if (verdict != OK || f->balanced)
 			return verdict;
@@ -160,7 +161,7 @@ static __always_inline int check_outside(struct flow *f, const struct endpoint *
 /* The answer of a backend on another node. */
 static __always_inline int answer_client(struct __sk_buff *skb, struct flow *f)
 {
-	int verdict = f->related ? OK : restore_source(skb, f);
+	int verdict = restore_source(skb, f);
 
 	return verdict == OK && f->balanced ? leave_towards(skb, f) : verdict;
 }
@@ -174,8 +175,8 @@ static __always_inline int answer_pod(struct __sk_buff *skb, struct flow *f)
 		return answer_client(skb, f);
 	verdict = check_outside(f, to);
 	if (verdict == OK)
-		verdict = authorise(skb, f, end_of(NULL), end_of(to), false);
-	if (verdict == OK && f->reply && f->balanced)
+		verdict = authorise(f, end_of(NULL), end_of(to), false);
+	if (verdict == OK && answers_service(f))
 		verdict = restore_source(skb, f);
 	return verdict == OK ? deliver_locally(skb, to) : verdict;
 }
@@ -217,25 +218,29 @@ static __always_inline int pass_on(struct __sk_buff *skb, struct flow *f, const 
 		return TC_ACT_OK;
 	if (!uplink_address(skb, f, &own))
 		return DROP_NAT_NO_MAPPING;
-	verdict = masquerade(skb, f, &own, false);
+	verdict = f->related ? masquerade_error(skb, f) : masquerade(skb, f, &own, false);
 	if (verdict != OK)
 		return verdict;
-	prolong_translation(f, to_backend);
+	if (!f->related)
+		prolong_translation(f, to_backend);
 	if (to.flags & IPCACHE_TUNNEL && !(to.flags & IPCACHE_SKIP_TUNNEL))
 		return encapsulate(skb, &to, f->src_id);
-	f->src = own;
+	if (!f->related)
+		f->src = own;
 	return leave_towards(skb, f);
 }
 
 /* What a client outside sends to a service; OK without f->balanced when it is to none. */
-static __always_inline int serve(struct __sk_buff *skb, struct flow *f)
+static __always_inline int choose_for_outside(struct __sk_buff *skb, struct flow *f)
 {
-	struct nat_key to_backend = lb_flow_key(f, LB_TO_BACKEND);
 	struct lb_key key = service_key(f);
-	struct lb_service *service = find_service(&key, false);
-	struct endpoint *to;
-	int verdict;
+	struct lb_service *service;
 
+	if (f->related)
+		return balance_error(skb, f);
+	if (!can_be_balanced(f))
+		return OK;
+	service = find_service(&key, false);
 	if (!service) {
 		if (f->opens)
 			forget_flow(f);
@@ -246,15 +251,25 @@ static __always_inline int serve(struct __sk_buff *skb, struct flow *f)
 		return DROP_CLUSTER_ADDRESS;
 	if (!may_use(f, service))
 		return DROP_SOURCE_RANGE;
-	verdict = balance(skb, f, service, external_set(service));
-	if (verdict != OK)
+	return balance(skb, f, service, external_set(service));
+}
+
+static __always_inline int serve(struct __sk_buff *skb, struct flow *f)
+{
+	struct nat_key to_backend = lb_flow_key(f, LB_TO_BACKEND);
+	int verdict = choose_for_outside(skb, f);
+	struct endpoint *to;
+
+	if (verdict != OK || !f->balanced)
 		return verdict;
+	if (f->related)
+		f->src_id = identity_of(&f->src);
 	to = bpf_map_lookup_elem(&endpoints, &f->dst);
 	if (!to)
 		return pass_on(skb, f, &to_backend);
 	verdict = check_outside(f, to);
 	if (verdict == OK)
-		verdict = authorise(skb, f, end_of(NULL), end_of(to), false);
+		verdict = authorise(f, end_of(NULL), end_of(to), false);
 	return verdict == OK ? deliver_locally(skb, to) : verdict;
 }
 
@@ -265,13 +280,13 @@ static __always_inline int enter_node(struct __sk_buff *skb, struct flow *f, __b
 	bool is_parsed;
 	int verdict;
 
-	is_parsed = (f->fragment ? parse_fragment(skb, f, fragment_id) : parse_l4(skb, f, false)) == OK;
+	is_parsed = parse_transport(skb, f, fragment_id) == OK;
 	if (config.l2_announcements && unlikely(!is_parsed) && is_solicitation(skb, f)) {
 		verdict = answer_solicitation(skb, f);
 		if (verdict != OK)
 			return verdict;
 	}
-	if (is_parsed && can_be_balanced(f)) {
+	if (is_parsed) {
 		verdict = serve(skb, f);
 		if (verdict != OK || f->balanced)
 			return verdict;
@@ -301,9 +316,11 @@ int from_netdev(struct __sk_buff *skb)
 	if (!f)
 		return TC_ACT_SHOT;
 	if (likely(make_linear(skb) && parse_ip(skb, ETH_HLEN, f, &fragment_id) == OK))
-		verdict = enter_node(skb, f, fragment_id);
+		verdict = opaque(enter_node(skb, f, fragment_id));
 	else
 		verdict = config.l2_announcements && skb->protocol == bpf_htons(ETH_P_ARP) ? answer_arp(skb) : TC_ACT_OK;
+	if (verdict == DROP_NO_BACKEND)
+		return reject(skb, f) ? bpf_redirect(skb->ifindex, 0) : TC_ACT_SHOT;
 	return verdict < 0 ? drop(skb, f, verdict) : verdict;
 }
 

@@ -21,8 +21,7 @@ static __always_inline int enter_host(struct __sk_buff *skb, struct flow *f)
 	verdict = unmasquerade(skb, f);
 	if (verdict != OK || addr_equal(&f->dst, &to))
 		return verdict;
-	if (!f->related)
-		verdict = restore_source(skb, f);
+	verdict = restore_source(skb, f);
 	return verdict == OK && (f->balanced || f->related) ? leave_towards(skb, f) : verdict;
 }
 
@@ -39,8 +38,8 @@ static __always_inline int leave_overlay(struct __sk_buff *skb, struct flow *f)
 		return enter_host(skb, f);
 	f->dst_id = to->identity;
 	f->endpoint = to->id;
-	verdict = authorise(skb, f, end_of(NULL), end_of(to), true);
-	if (verdict == OK && f->reply && f->balanced)
+	verdict = authorise(f, end_of(NULL), end_of(to), true);
+	if (verdict == OK && answers_service(f))
 		verdict = restore_source(skb, f);
 	return verdict == OK ? deliver_locally(skb, to) : verdict;
 }

@@ -11,6 +11,7 @@
 #include "../lib/balance.h"
 #include "../lib/deliver.h"
 #include "../lib/identity.h"
+#include "../lib/reject.h"
 #include "../lib/source_hash.h"
 #include "../lib/trace.h"
 
@@ -54,15 +55,15 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, str
 	int verdict;
 
 	f->dst_id = to->known ? to->entry.identity : identity_of_world(&f->dst);
-	verdict = authorise(skb, f, from, end_of(NULL), false);
+	verdict = authorise(f, from, end_of(NULL), false);
 	if (verdict != OK)
 		return verdict;
 	f->direction = EGRESS;
-	if (unlikely(f->reply && f->balanced)) {
+	if (unlikely(answers_service(f))) {
 		verdict = restore_source(skb, f);
 		if (verdict != OK)
 			return verdict;
-		if (!goes_by_overlay(&to->entry, f))
+		if (f->balanced && !goes_by_overlay(&to->entry, f))
 			return leave_towards(skb, f);
 	}
 	return goes_by_overlay(&to->entry, f) ? encapsulate(skb, &to->entry, f->src_id) : TC_ACT_OK;
@@ -73,11 +74,11 @@ static __always_inline int stay_on_node(struct __sk_buff *skb, struct flow *f, s
 	int verdict;
 
 	f->dst_id = to->identity;
-	verdict = authorise(skb, f, from, end_of(to), false);
+	verdict = authorise(f, from, end_of(to), false);
 	if (verdict != OK)
 		return verdict;
 	f->direction = EGRESS;
-	if (unlikely(f->reply && f->balanced))
+	if (unlikely(answers_service(f)))
 		verdict = restore_source(skb, f);
 	return verdict == OK ? deliver_locally(skb, to) : verdict;
 }
@@ -88,10 +89,42 @@ static __always_inline int balance_pod(struct __sk_buff *skb, struct flow *f)
 	struct lb_key key = service_key(f);
 	struct lb_service *service;
 
-	if (f->related || !can_be_balanced(f))
+	if (f->related)
+		return balance_error(skb, f);
+	if (!can_be_balanced(f))
 		return OK;
 	service = find_service(&key, false);
 	return service ? balance(skb, f, service, internal_set(service)) : OK;
+}
+
+/* A service has led the pod to itself. No policy applies to what never leaves it. */
+static __always_inline int reach_itself(struct __sk_buff *skb, struct flow *f, const struct endpoint *self)
+{
+	struct addr seen = service_loopback(&f->src);
+	int verdict = rewrite_end(skb, f, SOURCE, &seen, f->sport);
+
+	return verdict == OK ? deliver_locally(skb, self) : verdict;
+}
+
+static __always_inline int answer_itself(struct __sk_buff *skb, struct flow *f, const struct endpoint *self)
+{
+	struct flow *quoted = quoted_flow();
+	struct addr own = f->src;
+	int verdict = restore_source(skb, f);
+
+	if (verdict == OK && (!f->balanced || !quoted))
+		return DROP_UNROUTABLE;
+	if (verdict == OK && quoted)
+		verdict = f->related ? rewrite_error(skb, f, quoted, DESTINATION, &own, quoted->dport)
+				     : rewrite_end(skb, f, DESTINATION, &own, f->dport);
+	return verdict == OK ? deliver_locally(skb, self) : verdict;
+}
+
+static __always_inline bool is_service_loopback(const struct addr *a)
+{
+	struct addr own = service_loopback(a);
+
+	return addr_equal(a, &own);
 }
 
 static __always_inline int leave_container(struct __sk_buff *skb, struct flow *f)
@@ -106,10 +139,14 @@ static __always_inline int leave_container(struct __sk_buff *skb, struct flow *f
 	if (!to)
 		where = locate(&f->dst);
 	if (!to && !is_remote_pod(&where)) {
+		if (unlikely(is_service_loopback(&f->dst)))
+			return answer_itself(skb, f, from);
 		verdict = balance_pod(skb, f);
 		if (verdict != OK)
 			return verdict;
 		if (unlikely(f->balanced)) {
+			if (addr_equal(&f->src, &f->dst))
+				return reach_itself(skb, f, from);
 			to = bpf_map_lookup_elem(&endpoints, &f->dst);
 			where = locate(&f->dst);
 		}
@@ -128,6 +165,9 @@ int from_container(struct __sk_buff *skb)
 	verdict = parse(skb, f);
 	if (verdict == OK)
 		verdict = leave_container(skb, f);
+	verdict = opaque(verdict);
+	if (unlikely(verdict == DROP_NO_BACKEND))
+		return reject(skb, f) ? bpf_redirect_peer(skb->ifindex, 0) : TC_ACT_SHOT;
 	return finish(skb, f, verdict);
 }
 
@@ -141,8 +181,8 @@ static __always_inline int enter_container(struct __sk_buff *skb, struct flow *f
 	f->dst_id = to->identity;
 	f->src_id = identity_of(&f->src);
 	f->endpoint = to->id;
-	verdict = authorise(skb, f, end_of(NULL), end_of(to), false);
-	return verdict == OK && f->reply && f->balanced ? restore_source(skb, f) : verdict;
+	verdict = authorise(f, end_of(NULL), end_of(to), false);
+	return verdict == OK && answers_service(f) ? restore_source(skb, f) : verdict;
 }
 
 SEC("tc/to_container")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from datapaths.bench import MAGLEV_SIZE as SIZE
 from datapaths.bench import OVERLAY_IFINDEX, TC_OK, TC_REDIRECT, TC_SHOT, Bench
 from datapaths.model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Rule
-from datapaths.packet import ACK, FIN, RST, SCTP, SYN, TCP, UDP, Packet, frame, read
+from datapaths.packet import ACK, FIN, RST, SCTP, SYN, TCP, UDP, Packet, frame, read, unreachable
 from stentor.datapath import targets
 from stentor.datapath.row import Uplink
 from stentor.datapath.service_target import ServiceTarget
@@ -160,8 +160,12 @@ class World:
             return "no service"
         expected = self.model.may_choose(p, entry)
         if isinstance(expected, Drop):
-            assert trial.verdict == TC_SHOT
             assert [event.reason for event in events] == [expected]
+            if expected is Drop.NO_BACKEND:
+                assert trial.verdict == TC_REDIRECT
+                self.check_refusal(p, trial.data)
+            else:
+                assert trial.verdict == TC_SHOT
             return expected.name
         assert events == []
         out = read(trial.data)
@@ -170,6 +174,50 @@ class World:
         assert chosen in expected
         self.model.remember(p, entry, chosen)
         return self._check_way(p, out.src, out.sport, out.dst, trial.verdict)
+
+    @staticmethod
+    def check_refusal(p: Packet, data: bytes) -> None:
+        """The packet has become an ICMP error about itself: port unreachable."""
+        out = read(data)
+        assert out.is_intact
+        assert (out.src, out.dst) == (p.dst, p.src)
+        assert data[34 if p.family == 4 else 54 :][:2] == (b"\3\3" if p.family == 4 else b"\1\4")
+        quoted = out.quoted
+        assert quoted is not None
+        assert (quoted.src, quoted.dst, quoted.sport, quoted.dport) == (p.src, p.dst, p.sport, p.dport)
+
+    def check_error(self, p: Packet) -> str:
+        """The client's ICMP error about an answer to a packet that went to a backend last, and what reaches that backend."""
+        address, port = self.model.flows[flow_key(p)]
+        trial = self.bench.run("from_netdev", frame(unreachable(p.src, p.dst, p.turned())))
+        assert self.bench.events() == []
+        out = read(trial.data)
+        assert out.is_intact
+        assert out.dst == address
+        assert out.quoted is not None
+        assert (out.quoted.src, out.quoted.sport) == (address, port)
+        if address in (*LOCAL[p.family], NODE[p.family]):
+            assert (out.src, out.quoted.dst, out.quoted.dport) == (p.src, p.src, p.sport)
+            assert trial.verdict == (TC_OK if address == NODE[p.family] else TC_REDIRECT)
+        else:
+            assert (out.src, out.quoted.dst) == (NODE[p.family], NODE[p.family])
+            assert trial.verdict == TC_REDIRECT
+        return "error passed on"
+
+    def check_backends_error(self, p: Packet) -> str:
+        """The backend's ICMP error about a packet that it got, as its client gets it."""
+        address, port = self.model.flows[flow_key(p)]
+        program = "from_container" if address in LOCAL[p.family] else "to_netdev"
+        if address not in (*LOCAL[p.family], NODE[p.family]):
+            return "elsewhere"
+        trial = self.bench.run(program, frame(unreachable(address, p.src, replace(p, dst=address, dport=port))))
+        assert self.bench.events() == []
+        out = read(trial.data)
+        assert out.is_intact
+        assert (out.src, out.dst) == (p.dst, p.src)
+        assert out.quoted is not None
+        assert (out.quoted.src, out.quoted.sport, out.quoted.dst, out.quoted.dport) == (p.src, p.sport, p.dst, p.dport)
+        return "error answered"
 
     def _check_way(self, p: Packet, src: str, sport: int, dst: str, verdict: int) -> str:
         if dst in LOCAL[p.family] or dst == NODE[p.family]:
@@ -247,6 +295,9 @@ def run_case(bench: Bench, seed: int, length: int) -> Counter[str]:
         seen[outcome] += 1
         if outcome in ("pod here", "this node") and r.random() < 0.5:
             seen[world.check_answer(p)] += 1
+        if outcome in ("pod here", "this node", "elsewhere") and r.random() < 0.1:
+            seen[world.check_error(p)] += 1
+            seen[world.check_backends_error(p)] += 1
     return seen
 
 
@@ -262,7 +313,7 @@ def test_every_outcome_is_reached(bench: Bench) -> None:
     for seed in range(50):
         seen += run_case(bench, seed, 200)
     assert sum(seen.values()) >= 10_000
-    wanted = {"no service", "pod here", "this node", "elsewhere", "answered"}
+    wanted = {"no service", "pod here", "this node", "elsewhere", "answered", "error passed on", "error answered"}
     wanted |= {Drop.CLUSTER_ADDRESS.name, Drop.SOURCE_RANGE.name, Drop.NO_BACKEND.name}
     assert {each for each in wanted if seen[each] >= 50} == wanted
 

@@ -228,14 +228,15 @@ class Model:
         dst_id: int,
         via_overlay: bool,
     ) -> bool:
-        """Whether a reply goes back by the overlay; raises what is not allowed."""
+        """Whether a reply, or an error, goes back by the overlay; raises what is not allowed."""
         for end, direction in ((source, EGRESS), (target, INGRESS)):
             if end and not end.policy:
                 raise Dropped(203, end.id, direction)
         if flow is None:
-            if not self._is_related(p):
+            related = self._related(p)
+            if related is None:
                 self._judge(p, None, source, target, src_id, dst_id)
-            return False
+            return related is not None and related.via_overlay
         proto, sender, receiver = flow
         key = proto, frozenset((sender, receiver))
         connection = self.connections.get(key)
@@ -252,15 +253,15 @@ class Model:
             self.connections[key] = Connection(sender, via_overlay)
         return False
 
-    def _is_related(self, p: Packet) -> bool:
+    def _related(self, p: Packet) -> Connection | None:
         quoted = p.quoted
         if quoted is None or quoted.src != p.dst or quoted.fragment == "later":
-            return False
+            return None
         try:
             flow = Model()._flow(quoted, 0)
         except Dropped:  # of a kind that is not tracked
-            return False
-        return flow is not None and (flow[0], frozenset(flow[1:])) in self.connections
+            return None
+        return self.connections.get((flow[0], frozenset(flow[1:]))) if flow else None
 
     def _judge(
         self, p: Packet, flow: Tuple5 | None, source: Endpoint | None, target: Endpoint | None, src_id: int, dst_id: int

@@ -170,6 +170,7 @@ def with_services(config: DatapathConfig, values: Values) -> DatapathConfig:
         node_port_max=last,
         host_netns=network_cookie(),
         maglev_size=values.maglev.table_size,
+        reject_no_backend=values.service_no_backend_response == "reject",
     )
 
 

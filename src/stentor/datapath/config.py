@@ -54,6 +54,7 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
     host_netns: int = 0
     maglev_size: int = 16381
     l2_announcements: bool = False
+    reject_no_backend: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.snat_port_min <= self.snat_port_max <= 65535:
@@ -82,4 +83,5 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
             self.host_netns,
             self.maglev_size,
             self.l2_announcements,
+            self.reject_no_backend,
         )

@@ -32,7 +32,8 @@ CONFIG: Final = Layout(
     host_netns=U64,
     maglev_size=U32,
     l2_announcements=U8,
-    pad2=pad(3),
+    reject_no_backend=U8,
+    pad2=pad(2),
 )
 
 ADDRESS: Final = Layout("addr", w=ADDR)

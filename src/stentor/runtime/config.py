@@ -187,6 +187,7 @@ class Values(Section, frozen=True):
     maglev: Maglev = Maglev()
     node_port: NodePort = NodePort()
     socket_lb: SocketLB = msgspec.field(default=SocketLB(), name="socketLB")
+    service_no_backend_response: Literal["reject", "drop"] = "reject"
     k8s: K8s = K8s()
     bgp_control_plane: BGPControlPlane = BGPControlPlane()
     default_lb_service_ipam: Literal["lbipam", "none"] = msgspec.field(default="lbipam", name="defaultLBServiceIPAM")

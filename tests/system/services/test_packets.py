@@ -309,3 +309,74 @@ def test_a_direct_connection_is_not_mistaken_for_a_balanced_one(world: World, ba
                 answering.sendall(b"hello")
                 assert receive(asking, 5) == b"hello"
                 answering.close()
+
+
+@both_families
+@both_protocols
+def test_a_pod_reaches_itself_through_a_service(
+    world: World, balancer: Balancer, family: int, protocol: Protocol
+) -> None:
+    address = world.a1.addresses[family]
+    balancer.put(entry(SERVICE[family], PORT, protocol, address, flags=EntryFlag.NONE))
+    with listen(world.a1, address, protocol, family) as server:
+        seen = exchange(server, world.a1, (SERVICE[family], PORT), protocol, family)
+    assert seen.split("%")[0] == {4: "169.254.42.1", 6: "fe80::1"}[family]
+
+
+@both_families
+def test_nobody_behind_a_service_is_told_at_once(world: World, balancer: Balancer, family: int) -> None:
+    balancer.put(
+        entry(SERVICE[family], PORT, Protocol.TCP, flags=EntryFlag.NONE),
+        entry(ANY_NODE[family], NODE_PORT, Protocol.TCP),
+        entry(ANY_NODE[family], NODE_PORT, Protocol.UDP),
+    )
+    node_port = (world.a.addresses[family], NODE_PORT)
+    for client, to in ((world.a1, (SERVICE[family], PORT)), (world.outside, node_port)):
+        with client.socket(DOMAIN[family], socket.SOCK_STREAM) as asking, pytest.raises(ConnectionRefusedError):
+            asking.settimeout(5)
+            asking.connect(to)
+    with world.outside.socket(DOMAIN[family], socket.SOCK_DGRAM) as asking, pytest.raises(ConnectionRefusedError):
+        asking.settimeout(5)
+        asking.connect(node_port)
+        asking.send(b"q")
+        asking.recv(9)
+
+
+@both_families
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("where", ["pod", "outside"])
+def test_an_error_about_a_question_comes_from_the_service(
+    world: World, balancer: Balancer, family: int, place: str, where: str
+) -> None:
+    """Nobody listens at the backend: its port unreachable reaches the client's socket, which knows the service only."""
+    _, address = servers(world, family)[place]
+    at = (SERVICE[family], PORT) if where == "pod" else (world.a.addresses[family], NODE_PORT)
+    balancer.put(entry(*at if where == "pod" else (ANY_NODE[family], NODE_PORT), Protocol.UDP, address))
+    client = world.a1 if where == "pod" else world.outside
+    with client.socket(DOMAIN[family], socket.SOCK_DGRAM) as asking, pytest.raises(ConnectionRefusedError):
+        asking.settimeout(5)
+        asking.connect(at)
+        asking.send(b"question")
+        asking.recv(100)
+
+
+@both_families
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("where", ["pod", "outside"])
+def test_an_error_about_an_answer_reaches_the_backend(
+    world: World, balancer: Balancer, family: int, place: str, where: str
+) -> None:
+    """The client is gone: its port unreachable, about a packet of the service, reaches the backend's socket."""
+    host, address = servers(world, family)[place]
+    at = (SERVICE[family], PORT) if where == "pod" else (world.a.addresses[family], NODE_PORT)
+    balancer.put(entry(*at if where == "pod" else (ANY_NODE[family], NODE_PORT), Protocol.UDP, address))
+    client = world.a1 if where == "pod" else world.outside
+    with listen(host, address, Protocol.UDP, family) as server:
+        with client.socket(DOMAIN[family], socket.SOCK_DGRAM) as asking:
+            asking.connect(at)
+            asking.send(b"question")
+            _, peer = server.recvfrom(100)
+        server.connect(peer)
+        server.send(b"answer")
+        with pytest.raises(ConnectionRefusedError):
+            server.recv(100)
