@@ -9,6 +9,7 @@ on from the first moment to the last.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from stentor.datapath import connection, service_flow
 from stentor.datapath.config import DatapathConfig
 from stentor.datapath.loader import Datapath
 from stentor.datapath.names import Pins
+from stentor.datapath.service_socket import SocketEnder
 from stentor.datapath.service_target import ServiceTarget
 from stentor.ipam.address import NodePools
 from stentor.kube.client import Client
@@ -248,6 +250,17 @@ class Agent:
                 await reconciler.step()
         for reconciler in self.reconcilers:
             jobs.keep(f"reconcile-{reconciler.name}", reconciler.run)
+        if self.values.socket_lb.enabled:
+            ender = SocketEnder(self.datapath.maps["lb_origins"])
+            work = functools.partial(service.end_stranded_sockets, self.service_target, ender, self._socket_namespaces)
+            jobs.keep("end-stranded-sockets", work)
+
+    def _socket_namespaces(self) -> list[str]:
+        """Network namespaces of the pods whose sockets are translated, and that the configuration lets us end."""
+        sockets = self.values.socket_lb
+        if sockets.host_namespace_only or not sockets.terminate_pod_connections:
+            return []
+        return [row.netns for row in self.tables.endpoints]
 
     def _serve_pods(self, jobs: JobGroup) -> None:
         assert self.underlay is not None

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from stentor.datapath.cgroup import CgroupLinks
 from stentor.datapath.config import DatapathConfig
 from stentor.datapath.loader import Datapath
 from stentor.datapath.names import Pins
+from stentor.datapath.service_socket import SocketEnder
 from stentor.datapath.service_target import ServiceTarget
 from stentor.kube.client import Client
 from stentor.kube.reflector import Reflector
@@ -38,6 +40,8 @@ from stentor.sys.bpf import Map
 from stentor.sys.namespace import network_cookie
 from stentor.tables import service as tables
 from stentor.tables.service import Algorithm
+
+log = logging.getLogger(__name__)
 
 
 def make_tables(database: Database) -> ServiceTables:
@@ -178,6 +182,18 @@ def target(maps: Mapping[str, Map], values: Values) -> ServiceTarget:
     """The owner of the load-balancing maps."""
     size, seed = values.maglev.table_size, maglev.parse_seed(values.maglev.hash_seed)
     return ServiceTarget(maps, functools.partial(maglev.table, size=size, seed=seed), size)
+
+
+async def end_stranded_sockets(
+    target: ServiceTarget, ender: SocketEnder, namespaces: Callable[[], Iterable[str]]
+) -> None:
+    """Ends connected UDP sockets, of the host and in pods' `namespaces`, as soon as their backend is gone."""
+    loop = asyncio.get_running_loop()
+    while True:
+        lost = await target.lost()
+        count = await loop.run_in_executor(None, ender.end, lost, tuple(namespaces()))
+        if count:
+            log.info("Ended UDP sockets of backends that are gone", extra={"sockets": count})
 
 
 def reconciler(own: ServiceTables, target: ServiceTarget) -> Reconciler[Any, Any]:

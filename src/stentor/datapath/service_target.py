@@ -16,6 +16,7 @@ import msgspec
 from stentor.datapath.errors import MapFull
 from stentor.datapath.maps import LB_KEY, LB_MEMBER_KEY, LB_SERVICE, LB_SOURCE_KEY, NUMBER
 from stentor.datapath.service_set import MAGLEV_PART, BackendSet, BackendSets, LookupTable, read_sets
+from stentor.datapath.service_socket import End
 from stentor.net.address import Prefix
 from stentor.sys.bpf import Map
 from stentor.tables.service import Backends, EntryFlag, FrontendKey, LBEntry, Protocol
@@ -69,6 +70,8 @@ class ServiceTarget:
         self._next_id = 1
         self._refused: set[int] = set()
         self._has_adopted = False
+        self._lost: dict[End, set[FrontendKey]] = {}
+        self._has_lost = asyncio.Event()
 
     # ---- what others ask
 
@@ -81,6 +84,13 @@ class ServiceTarget:
     def maglev(self) -> MaglevUse:
         rows = self._parts * sum(1 for each in self._sets if each.has_table)
         return MaglevUse(rows, self._maps["lb_maglev"].spec.max_entries, len(self._refused))
+
+    async def lost(self) -> Mapping[End, frozenset[FrontendKey]]:
+        """Waits for UDP backends that the kernel names no longer: each with the frontends that it is gone from."""
+        await self._has_lost.wait()
+        self._has_lost.clear()
+        found, self._lost = self._lost, {}
+        return {end: frozenset(frontends) for end, frontends in found.items()}
 
     # ---- the reconciler's calls
 
@@ -210,6 +220,7 @@ class ServiceTarget:
         if old is not None:
             gone = set(old.entry.source_ranges) - set(row.entry.source_ranges)
             self._maps["lb_sources"].delete_batch([_range_key(old.id, each) for each in gone])
+            self._note_lost(old.entry, row.entry.internal)
             self._release(old.entry)
 
     def _remove(self, keys: Sequence[FrontendKey]) -> dict[FrontendKey, Exception]:
@@ -221,8 +232,18 @@ class ServiceTarget:
             old = self._written.pop(key, None) if key not in failed else None
             if old is not None:
                 self._maps["lb_sources"].delete_batch([_range_key(old.id, each) for each in old.entry.source_ranges])
+                self._note_lost(old.entry, ())
                 self._release(old.entry)
         return failed
+
+    def _note_lost(self, old: LBEntry, left: Backends) -> None:
+        if old.key.protocol is not Protocol.UDP:
+            return
+        gone = {(each.addr, each.port) for each in old.internal} - {(each.addr, each.port) for each in left}
+        for end in gone:
+            self._lost.setdefault(end, set()).add(old.key)
+        if gone:
+            self._has_lost.set()
 
     def _release(self, entry: LBEntry) -> None:
         gone = []

@@ -105,6 +105,7 @@ class NodePort(Section, frozen=True):
 class SocketLB(Section, frozen=True):
     enabled: bool = True
     host_namespace_only: bool = False
+    terminate_pod_connections: bool = True
 
 
 class K8s(Section, frozen=True):

@@ -17,6 +17,7 @@ from balancing.balancer import Balancer, entry, key
 from stentor.datapath.cgroup import CgroupLinks
 from stentor.datapath.config import DatapathConfig
 from stentor.datapath.names import Pins
+from stentor.datapath.service_socket import SocketEnder
 from stentor.net.identity import Reserved
 from stentor.sys import cgroup, mount
 from stentor.sys.namespace import Kind, network_cookie, unshare
@@ -153,6 +154,48 @@ def test_datagrams_move_to_the_next_backend_at_once(run: Callable[..., None]) ->
             await world.balancer.put(entry("10.96.0.1:53", at, protocol=Protocol.UDP))
             client.sendto(b"q", ("10.96.0.1", 53))
             assert server.recv(9) == b"q"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_connected_datagram_sockets_end_with_their_backend(family: int, run: Callable[..., None]) -> None:
+    """Those that came by the service that lost it; others that speak to the same backend stay."""
+
+    async def scenario(world: World) -> None:
+        (one, first), (two, second) = (world.listen(family, socket.SOCK_DGRAM) for _ in range(2))
+        service, other = FAMILIES[family][2], {4: "10.96.0.2", 6: "fd00:96::2"}[family]
+        both = [entry(f"[{ip}]:53", first, protocol=Protocol.UDP) for ip in (service, other)]
+        await world.balancer.put(*both)
+        ender = SocketEnder(world.balancer.maps["lb_origins"])
+        stranded = world.connect(family, (service, 53), socket.SOCK_DGRAM)
+        staying = world.connect(family, (other, 53), socket.SOCK_DGRAM)
+        direct = world.connect(family, one.getsockname()[:2], socket.SOCK_DGRAM)
+        await world.balancer.put(entry(f"[{service}]:53", first, second, protocol=Protocol.UDP))
+        await world.balancer.put(entry(f"[{service}]:53", second, protocol=Protocol.UDP))
+        assert ender.end(await world.balancer.target.lost(), []) == 1
+        with pytest.raises(ConnectionAbortedError):
+            stranded.recv(9)
+        stranded.connect((service, 53))  # the next connect of the same socket finds the one that is left
+        stranded.send(b"q")
+        assert two.recv(9) == b"q"
+        for client in (staying, direct):
+            client.send(b"q")
+            assert one.recv(9) == b"q"
+
+    run(scenario)
+
+
+def test_a_service_that_goes_ends_its_datagram_sockets(run: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        _server, at = world.listen(4, socket.SOCK_DGRAM)
+        row = LBEntry(key=key("0.0.0.0:30053", Protocol.UDP), internal=entry("1.1.1.1:1", at).internal)
+        await world.balancer.put(row)
+        client = world.connect(4, ("127.0.0.1", 30053), socket.SOCK_DGRAM)
+        await world.balancer.drop(row.key)
+        assert SocketEnder(world.balancer.maps["lb_origins"]).end(await world.balancer.target.lost(), []) == 1
+        with pytest.raises(ConnectionAbortedError):
+            client.recv(9)
 
     run(scenario)
 
