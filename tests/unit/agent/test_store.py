@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from stentor.agent.conflist import NAME, write_conflist
@@ -23,18 +25,64 @@ def test_endpoints_come_back(tmp_path: Path) -> None:
     store = StateDirectory(tmp_path)
     store.save(ENDPOINT)
     assert StateDirectory(tmp_path).load() == [ENDPOINT]
+    moved = msgspec.structs.replace(ENDPOINT, identity=400)
+    store.save(moved)
+    assert StateDirectory(tmp_path).load() == [moved]
     store.forget(5)
     store.forget(5)
-    assert store.load() == []
+    assert StateDirectory(tmp_path).load() == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"id": "x"}', b'{"id":1}'])
-def test_a_broken_file_is_set_aside(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"{", b'{"id": "x"}', b'{"id":1}', b'{"id":9,"endpoint":{"id":9', b"\xff\0"])
+def test_a_broken_line_is_set_aside(tmp_path: Path, content: bytes) -> None:
+    StateDirectory(tmp_path).save(ENDPOINT)
+    path = tmp_path / "endpoints.jsonl"
+    with path.open("ab") as file:
+        file.write(b"\n" + content)
+    torn = path.read_bytes()
+    store = StateDirectory(tmp_path)
+    assert store.load() == [ENDPOINT]
+    assert (tmp_path / "endpoints.broken").read_bytes() == torn
+    another = msgspec.structs.replace(ENDPOINT, id=6)
+    store.save(another)
+    assert StateDirectory(tmp_path).load() == [ENDPOINT, another]
+
+
+def test_a_line_after_a_torn_one_counts(tmp_path: Path) -> None:
+    store = StateDirectory(tmp_path)
+    with (tmp_path / "endpoints.jsonl").open("ab") as file:
+        file.write(b'\n{"id":9,"endp')
+    store.save(ENDPOINT)
+    assert StateDirectory(tmp_path).load() == [ENDPOINT]
+
+
+def test_the_file_does_not_grow_for_ever(tmp_path: Path) -> None:
     store = StateDirectory(tmp_path)
     store.save(ENDPOINT)
-    (tmp_path / "endpoints" / "9.json").write_bytes(content)
-    assert store.load() == [ENDPOINT]
-    assert (tmp_path / "endpoints" / "9.broken").exists()
+    size = (tmp_path / "endpoints.jsonl").stat().st_size
+    for number in range(6, 3006):
+        store.save(msgspec.structs.replace(ENDPOINT, id=number))
+        store.forget(number)
+    assert (tmp_path / "endpoints.jsonl").stat().st_size < 1200 * size
+    assert StateDirectory(tmp_path).load() == [ENDPOINT]
+
+
+def test_a_full_disk_keeps_what_was_known(tmp_path: Path) -> None:
+    store = StateDirectory(tmp_path)
+    store.save(ENDPOINT)
+    size = (tmp_path / "endpoints.jsonl").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        for room in (0, 10):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, limits[1]))
+            with pytest.raises(OSError):
+                store.save(msgspec.structs.replace(ENDPOINT, id=6))
+            store.forget(5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert StateDirectory(tmp_path).load() == [ENDPOINT]
+    store.forget(5)
+    assert StateDirectory(tmp_path).load() == []
 
 
 def test_node_facts_come_back(tmp_path: Path) -> None:
@@ -49,7 +97,8 @@ def test_node_facts_come_back(tmp_path: Path) -> None:
 
 def test_only_root_sees_the_state(tmp_path: Path) -> None:
     StateDirectory(tmp_path / "state")
-    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "state").iterdir()] == [0o700, 0o700]
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "state").iterdir()}
+    assert modes == {"deletions": 0o700, "endpoints.jsonl": 0o600}
 
 
 def test_conflist_sets_others_aside(tmp_path: Path) -> None:
