@@ -28,7 +28,7 @@ from stentor.tables.endpoint import Endpoint, EndpointState
 T = TypeVar("T")
 
 MAX_ID: Final = 65535
-_DELETION_PAUSE_S: Final = 0.02
+_DELETION_PAUSE_S: Final = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Endpoints:
         self._thread = link_thread
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._next_id = 1
-        self._dead: list[int] = []
+        self._dead: list[Endpoint] = []
         self._death = asyncio.Event()
         table.expect("restore")
 
@@ -101,6 +101,8 @@ class Endpoints:
             mtu=settings.mtu,
             route_mtu=settings.route_mtu,
         )
+        if any(dead.netns == request.netns for dead in self._dead):
+            self._bury_now()  # the same thread does it first: the new device may have the old one's name
         making = self._submit(link.create_link, wanted, settings.attach)
         try:
             await _end_of(making)
@@ -113,7 +115,8 @@ class Endpoints:
             self._release(addresses, owner)
             raise
         self._database.put(self.table, endpoint)
-        log.info("Created endpoint", extra=_words(endpoint))
+        # Written behind the answer, if that needs no further turn of the loop.
+        asyncio.get_running_loop().call_soon(lambda: log.info("Created endpoint", extra=_words(endpoint)))
         return endpoint
 
     async def _remove(self, made: PodLink) -> None:
@@ -202,11 +205,16 @@ class Endpoints:
             await self._death.wait()
             await asyncio.sleep(_DELETION_PAUSE_S)
             self._death.clear()
-            dead, self._dead = self._dead, []
-            await self._blocking(link.remove_links, dead)
+            burying = self._bury_now()
+            await asyncio.wait((burying,))  # goes on when this job is cancelled
+            burying.result()
 
-    def _bury_later(self, ifindex: int) -> None:
-        self._dead.append(ifindex)
+    def _bury_now(self) -> asyncio.Future[None]:
+        dead, self._dead = self._dead, []
+        return self._submit(link.remove_links, [endpoint.ifindex for endpoint in dead])
+
+    def _bury_later(self, endpoint: Endpoint) -> None:
+        self._dead.append(endpoint)
         self._death.set()
 
     def _forget(self, endpoint: Endpoint) -> None:
@@ -217,7 +225,7 @@ class Endpoints:
             for other in self.table.by("address", addr):
                 with suppress(AlreadyAllocated):
                     self.pools.reserve(addr, _owner_of(other))
-        self._bury_later(endpoint.ifindex)
+        self._bury_later(endpoint)
         log.info("Deleted endpoint", extra=_words(endpoint))
 
     def _allocate(self, owner: str) -> tuple[Addr, ...]:

@@ -74,7 +74,8 @@ def open_network(path: str) -> int:
 def create_link(request: LinkRequest, attach: Callable[[int], Iterable[Message]]) -> PodLink:
     """Make the pair, with programs attached before anything is up; nothing is left behind when it fails.
 
-    `attach` gives the messages that put the programs onto the host end.
+    `attach` gives the messages that put the programs onto the host end. The pod's end goes up last: the one that does can send
+    at once, the other when the kernel's link watch has seen that there is a carrier.
     """
     mac = bytes([secrets.randbits(8) & 0xFC | 0x02]) + secrets.token_bytes(5)
     host_ifname = f"lxc{secrets.token_hex(5)}"
@@ -85,9 +86,9 @@ def create_link(request: LinkRequest, attach: Callable[[int], Iterable[Message]]
                 made = add_pod_veth(host_ifname, request.ifname, mac=mac, mtu=request.mtu, peer_namespace_fd=namespace)
                 route.send(made)
                 index = socket.if_nametoindex(host_ifname)
-                route.send(set_no_link_local(index), *attach(index))
+                up = set_link(index, up=True)
+                route.send(set_no_link_local(index), *attach(index), up, *_host_routes(request, index))
                 _configure_pod(request, namespace)
-                route.send(set_link(index, up=True), *_host_routes(request, index))
             except OSError as e:
                 _remove_quietly(route, host_ifname)
                 raise _explain(request, e) from e
@@ -106,23 +107,31 @@ def _explain(request: LinkRequest, error: OSError) -> Exception:
 
 def _configure_pod(request: LinkRequest, namespace: int) -> None:
     with visit_network(namespace), Route() as route:
-        if any(addr.family == 6 for addr in request.addresses):
-            _enable_ipv6()
         index = socket.if_nametoindex(request.ifname)
-        interfaces = (ipaddress.ip_interface(f"{addr}/{32 if addr.family == 4 else 128}") for addr in request.addresses)
-        families = sorted({addr.family for addr in request.addresses})
-        defaults = (put_route(DeviceRoute(_ANY[family], index, mtu=request.route_mtu)) for family in families)
-        quiet = (set_no_link_local(index),) if 6 in families else ()
-        route.send(*quiet, *(add_address(index, each) for each in interfaces), set_link(index, up=True), *defaults)
+        families = {addr.family: _pod_messages(request, index, addr.family) for addr in request.addresses}
+        ipv6 = families.get(6, ())
+        quiet = (set_no_link_local(index),) if ipv6 else ()
+        try:
+            route.send(*quiet, set_link(index, up=True), *families.get(4, ()), *ipv6)
+        except NetlinkError as e:
+            if e.errno != errno.EACCES or not ipv6:
+                raise
+            _enable_ipv6()
+            route.send(*ipv6)
+
+
+def _pod_messages(request: LinkRequest, index: int, family: int) -> tuple[Message, ...]:
+    """Addresses and default route of one family, for a device that is up."""
+    own = (addr for addr in request.addresses if addr.family == family)
+    interfaces = (ipaddress.ip_interface(f"{addr}/{32 if family == 4 else 128}") for addr in own)
+    default = put_route(DeviceRoute(_ANY[family], index, mtu=request.route_mtu))
+    return (*(add_address(index, each) for each in interfaces), default)
 
 
 def _enable_ipv6() -> None:
-    """Some runtimes make namespaces with IPv6 off."""
-    path = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
-    with suppress(OSError), open(path, "r+") as file:
-        if file.read().strip() == "1":
-            file.seek(0)
-            file.write("0")
+    """Some runtimes make namespaces with IPv6 off: no address can be added then (EACCES)."""
+    with open("/proc/sys/net/ipv6/conf/all/disable_ipv6", "w") as file:
+        file.write("0")
 
 
 def _host_routes(request: LinkRequest, index: int) -> Iterable[Message]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
+import resource
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,22 +20,22 @@ from stentor.agent.state import Tables
 from stentor.agent.store import StateDirectory
 from stentor.ipam.address import NodePools
 from stentor.net.address import Addr, Prefix
-from stentor.sys.namespace import Kind, new_network, setns
+from stentor.sys.namespace import Kind, new_network, setns, visit_network
 from stentor.sys.netlink import Message
 
 
 class Node:
     """Endpoints of a node that is one network namespace, with a pod that is another."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, families: tuple[int, ...] = (4,)) -> None:
         self.path = path
         self.host, self.pod = new_network(), new_network()
         self.thread = ThreadPoolExecutor(1, initializer=setns, initargs=(self.host, Kind.NET))
         self.tables = Tables()
         self.pools = NodePools()
-        self.pools.set_prefixes([Prefix.parse("10.0.0.0/24")])
+        self.pools.set_prefixes([Prefix.parse("10.0.0.0/24"), Prefix.parse("fd00:10::/120")])
         store = StateDirectory(path)
-        self.endpoints = Endpoints(self.tables.database, self.tables.endpoints, self.pools, store, (4,), self.thread)
+        self.endpoints = Endpoints(self.tables.database, self.tables.endpoints, self.pools, store, families, self.thread)
         self.endpoints.settings = LinkSettings(mtu=1500, route_mtu=1450, sources=(), attach=lambda index: ())
 
     def request(self) -> Request:
@@ -42,6 +43,15 @@ class Node:
 
     def devices(self) -> set[str]:
         return {name for _, name in self.thread.submit(socket.if_nameindex).result() if name.startswith("lxc")}
+
+    def switch_ipv6_off(self) -> None:
+        with visit_network(self.pod):
+            Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+
+    def default_routes(self) -> list[str]:
+        """The pod's, IPv4 and IPv6."""
+        with visit_network(self.pod):
+            return [subprocess.check_output(["ip", f"-{n}", "route", "show", "default"], text=True) for n in (4, 6)]
 
     @property
     def used(self) -> set[Addr]:
@@ -103,11 +113,42 @@ async def test_an_addition_that_is_cancelled_waits_for_its_device_and_leaves_not
 
 async def test_an_addition_that_cannot_be_stored_leaves_nothing(node: Node) -> None:
     burying = asyncio.create_task(node.endpoints.bury())
-    shutil.rmtree(node.path / "endpoints")
-    with pytest.raises(FileNotFoundError):
-        await node.endpoints.add(node.request())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            await node.endpoints.add(node.request())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (len(node.tables.endpoints), node.used) == (0, set())
     async with asyncio.timeout(20):
         while node.devices():
             await asyncio.sleep(0.01)
     burying.cancel()
+
+
+async def test_an_addition_right_after_a_deletion_finds_the_interface_gone(node: Node) -> None:
+    burying = asyncio.create_task(node.endpoints.bury())
+    async with asyncio.timeout(60):
+        first = await node.endpoints.add(node.request())
+        for _ in range(3):
+            await node.endpoints.delete("c", "eth0")
+            last = await node.endpoints.add(node.request())
+        assert first.host_ifname not in node.devices()
+        while node.devices() != {last.host_ifname}:
+            await asyncio.sleep(0.01)
+    burying.cancel()
+
+
+async def test_ipv6_is_switched_on_where_a_runtime_left_it_off(tmp_path: Path) -> None:
+    node = Node(tmp_path, (4, 6))
+    try:
+        node.switch_ipv6_off()
+        async with asyncio.timeout(20):
+            endpoint = await node.endpoints.add(node.request())
+            await node.endpoints.check(node.request())
+        assert {addr.family for addr in endpoint.addresses} == {4, 6}
+        routes = node.default_routes()
+        assert all("dev eth0" in each and "mtu 1450" in each for each in routes), routes
+    finally:
+        node.close()
