@@ -17,6 +17,7 @@ from stentor.agent.api import Api
 from stentor.agent.errors import StartupError
 from stentor.agent.life import Agent, Paths
 from stentor.agent.metric import sample
+from stentor.agent.server import Acceptor
 from stentor.datapath.errors import DatapathError, StaleObject
 from stentor.datapath.object import read_objects
 from stentor.kube.client import Client
@@ -94,7 +95,7 @@ async def run(values: Values, connection: Connection, node_name: str, paths: Pat
             ended.set()
             raise
 
-    servers: list[asyncio.Server] = []
+    servers: list[Acceptor] = []
     async with Client(connection, user_agent="stentor-agent") as client:
         agent = Agent(values, client, node_name, paths)
         metrics = registry(lambda: sample(agent))

@@ -25,7 +25,7 @@ from stentor.agent.endpoint import Endpoints, LinkSettings
 from stentor.agent.node import LocalNode
 from stentor.agent.publish import report_network_ready
 from stentor.agent.resolver import Resolver
-from stentor.agent.server import CniServer
+from stentor.agent.server import Acceptor, CniServer
 from stentor.agent.state import Tables
 from stentor.agent.store import StateDirectory
 from stentor.datapath import connection, service_flow
@@ -47,6 +47,7 @@ from stentor.runtime.health import Health
 from stentor.runtime.job import JobGroup
 from stentor.services.claim import derive as derive_services
 from stentor.state import Graph, Reconciler
+from stentor.tables.endpoint import Endpoint
 from stentor.tables.masquerade import Uplink
 from stentor.tables.node import Node
 
@@ -99,7 +100,7 @@ class Agent:
             grace_s=parse_duration_s(values.identity_change_grace_period),
         )
         self.cni = CniServer(
-            self.endpoints, self.store, in_force=self.resolver.in_force, obstacle=lambda: self.obstacle
+            self.endpoints, self.store, in_force=self._put_in_force, obstacle=lambda: self.obstacle
         )
         self.obstacle = "the agent is starting"
         self._is_unannounced = False
@@ -110,9 +111,10 @@ class Agent:
         self.service_target: ServiceTarget | None = None
         self.graph: Graph | None = None
         self.reconcilers: tuple[Reconciler[Any, Any], ...] = ()
+        self._policy_writers: tuple[Reconciler[Any, Any], ...] = ()
         self.collected: connection.Collected | None = None
 
-    async def start(self, jobs: JobGroup) -> asyncio.Server:
+    async def start(self, jobs: JobGroup) -> Acceptor:
         """Bring everything up; returns the CNI socket's server."""
         for source in self.sources:
             jobs.keep(f"watch-{source.kind}", source.run)
@@ -244,6 +246,7 @@ class Agent:
             *wiring.reconcile(self.tables, self.datapath.maps, self.client, self.link_thread, node=node),
             service.reconciler(self.tables.services, self.service_target),
         )
+        self._policy_writers = tuple(each for each in self.reconcilers if each.name in wiring.POLICY_WRITERS)
         for reconciler in self.reconcilers:
             self.graph.settle()
             if reconciler.name != "cilium-endpoints":  # the API may be away; the kernel is not
@@ -261,6 +264,15 @@ class Agent:
         if sockets.host_namespace_only or not sockets.terminate_pod_connections:
             return []
         return [row.netns for row in self.tables.endpoints]
+
+    async def _put_in_force(self, endpoint: Endpoint) -> None:
+        """The end of an ADD: write what a pod with an identity must have now, not when the jobs have their turns."""
+        assert self.graph is not None
+        if self.resolver.has_identity(endpoint):
+            for reconciler in self._policy_writers:
+                self.graph.settle_for(reconciler.table)
+                await reconciler.flush()
+            await self.resolver.in_force(endpoint)
 
     def _serve_pods(self, jobs: JobGroup) -> None:
         assert self.underlay is not None

@@ -73,6 +73,11 @@ class Resolver:
         """The clock's time at which the next grace period is over."""
         return min(self._due.values(), default=None)
 
+    def has_identity(self, endpoint: Endpoint) -> bool:
+        """Whether a new endpoint's labels have a number; it takes it if so."""
+        self.settle()
+        return self._state(endpoint.id) not in (EndpointState.WAITING_FOR_IDENTITY, None)
+
     async def in_force(self, endpoint: Endpoint, limit_s: float = 2.0) -> None:
         """Return once an endpoint has its policy, or at once when its identity is not known yet, or after the limit."""
         self.settle()

@@ -19,7 +19,8 @@ from stentor.sys.peer import is_trusted
 from stentor.tables.endpoint import Endpoint
 
 _MAX_REQUEST: Final = 1 << 20
-_READ_S: Final = 10.0
+_PATIENCE_S: Final = 10.0
+_PAUSE_S: Final = 1.0
 _ANSWER_S: Final = 80.0
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,56 @@ def listen(path: Path) -> socket.socket:
     aside.rename(path)
     listener.setblocking(False)
     return listener
+
+
+class Acceptor:
+    """Takes connections, each for a task of its own, which closes it. Streams would take four turns of the loop more."""
+
+    def __init__(self, listener: socket.socket, serve: Callable[[socket.socket], Awaitable[None]]) -> None:
+        self._listener = listener
+        self._serve = serve
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listen()
+
+    def close(self) -> None:
+        """Take no more; those that are being served go on."""
+        self._loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as e:  # too many open files, no memory: whoever waits is served later
+                log.error("Cannot take a CNI request", extra={"error": str(e)})
+                self._loop.remove_reader(self._listener.fileno())
+                self._loop.call_later(_PAUSE_S, self._listen)
+                return
+            connection.setblocking(False)
+            task = self._loop.create_task(self._serve_and_close(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve_and_close(self, connection: socket.socket) -> None:
+        with connection:
+            await self._serve(connection)
+
+
+async def _read_all(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> bytes:
+    """Up to the end of stream; nothing when it is too long."""
+    parts = bytearray()
+    while chunk := await loop.sock_recv(connection, 65536):
+        parts += chunk
+        if len(parts) > _MAX_REQUEST:
+            return b""
+    return bytes(parts)
 
 
 class CniServer:
@@ -64,10 +115,10 @@ class CniServer:
             "VERSION": self._version,
         }
 
-    async def serve(self, path: Path) -> asyncio.Server:
+    async def serve(self, path: Path) -> Acceptor:
         """Work off stored deletions and listen; a socket file that an earlier agent left is replaced."""
         await self.work_off_deletions()
-        return await asyncio.start_unix_server(self._connection, sock=listen(path), limit=_MAX_REQUEST)
+        return Acceptor(listen(path), self._serve_one)
 
     async def work_off_deletions(self) -> None:
         """Deletions that the plugin stored while nobody listened; some are still being written when somebody does again."""
@@ -79,27 +130,18 @@ class CniServer:
                 log.warning("Dropped a stored deletion", extra={"path": path.name, "error": str(e)})
             path.unlink(missing_ok=True)
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_one(self, connection: socket.socket) -> None:
+        if not is_trusted(connection):
+            return
+        loop = asyncio.get_running_loop()
         try:
-            if not is_trusted(writer.get_extra_info("socket")):
-                return
-            async with asyncio.timeout(_READ_S):
-                raw = await self._read(reader)
+            async with asyncio.timeout(_PATIENCE_S):
+                raw = await _read_all(loop, connection)
             status, answer = await self.answer(raw)
-            writer.write(bytes([status]) + answer)
-            await writer.drain()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError) as e:
+            async with asyncio.timeout(_PATIENCE_S):
+                await loop.sock_sendall(connection, bytes([status]) + answer)
+        except (OSError, TimeoutError) as e:
             log.info("CNI request broke off", extra={"error": str(e)})
-        finally:
-            writer.close()
-
-    async def _read(self, reader: asyncio.StreamReader) -> bytes:
-        parts = bytearray()
-        while chunk := await reader.read(65536):
-            parts += chunk
-            if len(parts) > _MAX_REQUEST:
-                return b""
-        return bytes(parts)
 
     async def answer(self, raw: bytes) -> tuple[int, bytes]:
         """Exit status and JSON for a request; never raises."""

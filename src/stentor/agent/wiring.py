@@ -42,6 +42,9 @@ from stentor.tables.node import Node
 _BEHIND_ADD_S: Final = 0.004
 """What nobody waits for goes behind the answer to a CNI ADD, which has made the pod's routes by itself."""
 
+POLICY_WRITERS: Final = ("policy-peers", "endpoints")
+"""Reconcilers that put a pod's policy in force, in this order."""
+
 
 def sources(
     tables: Tables,

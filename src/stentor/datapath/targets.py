@@ -54,10 +54,12 @@ class MapTarget(Generic[K, R]):
         failed: dict[K, Exception] = {}
         for part in _slices(upserts):
             failed |= self._write(part)
-            await asyncio.sleep(0)
+            if part is not upserts:
+                await asyncio.sleep(0)
         for keys in _slices(deletes):
             failed |= self._remove(keys)
-            await asyncio.sleep(0)
+            if keys is not deletes:
+                await asyncio.sleep(0)
         return failed
 
     def _write(self, part: Sequence[tuple[K, R]]) -> dict[K, Exception]:
@@ -109,6 +111,9 @@ class MapTarget(Generic[K, R]):
 
 
 def _slices(items: Sequence[R]) -> Iterator[Sequence[R]]:
+    """Parts between which the event loop may turn; a single one is `items` itself."""
+    if len(items) <= _SLICE:
+        return iter((items,) if items else ())
     return (items[at : at + _SLICE] for at in range(0, len(items), _SLICE))
 
 

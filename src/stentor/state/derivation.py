@@ -108,6 +108,15 @@ class Graph:
             self._scheduled = True
             self._schedule(self.settle)
 
+    def settle_for(self, table: Table[Any, Any]) -> int:
+        """Run only what `table` depends on, for somebody who waits for its rows; the others have their turn later."""
+        needed, wanted = [], {id(table)}
+        for derivation in reversed(self._derivations):
+            if id(derivation.output) in wanted:
+                needed.append(derivation)
+                wanted.update(id(each.table) for each in derivation.inputs)
+        return sum(derivation.run(self._database) for derivation in reversed(needed))
+
     def settle(self) -> int:
         """Run every derivation once, in order; returns how many groups were computed."""
         self._scheduled = True  # commits made by derivations need no further turn

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
@@ -111,6 +112,7 @@ class Reconciler(Generic[K, R]):
         self._failed_dumps = 0
         self._compared_synced = False
         self._is_at_work = False
+        self._turn = asyncio.Lock()
 
     # ---- what others ask
 
@@ -158,11 +160,24 @@ class Reconciler(Generic[K, R]):
 
     async def step(self) -> None:
         """Do all that is due: changed rows, retries, a comparison."""
-        self._is_at_work = True
-        try:
+        async with self._at_work():
             await self._step()
-        finally:
-            self._is_at_work = False
+
+    async def flush(self) -> None:
+        """Apply changed rows now: for a caller who waits for one, and would otherwise wait for the job's turn."""
+        if self._tracker:
+            async with self._at_work():
+                await self._apply([change.key for change in self._tracker.drain()])
+
+    @asynccontextmanager
+    async def _at_work(self) -> AsyncIterator[None]:
+        """One at a time: a row that somebody read earlier must not be written later."""
+        async with self._turn:
+            self._is_at_work = True
+            try:
+                yield
+            finally:
+                self._is_at_work = False
 
     async def _step(self) -> None:
         now = self._clock()
