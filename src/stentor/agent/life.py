@@ -99,9 +99,7 @@ class Agent:
             self.tables.realized_entries,
             grace_s=parse_duration_s(values.identity_change_grace_period),
         )
-        self.cni = CniServer(
-            self.endpoints, self.store, in_force=self._put_in_force, obstacle=lambda: self.obstacle
-        )
+        self.cni = CniServer(self.endpoints, self.store, in_force=self._put_in_force, obstacle=lambda: self.obstacle)
         self.obstacle = "the agent is starting"
         self._is_unannounced = False
         self._node_changed = asyncio.Event()

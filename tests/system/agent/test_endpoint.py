@@ -35,7 +35,9 @@ class Node:
         self.pools = NodePools()
         self.pools.set_prefixes([Prefix.parse("10.0.0.0/24"), Prefix.parse("fd00:10::/120")])
         store = StateDirectory(path)
-        self.endpoints = Endpoints(self.tables.database, self.tables.endpoints, self.pools, store, families, self.thread)
+        self.endpoints = Endpoints(
+            self.tables.database, self.tables.endpoints, self.pools, store, families, self.thread
+        )
         self.endpoints.settings = LinkSettings(mtu=1500, route_mtu=1450, sources=(), attach=lambda index: ())
 
     def request(self) -> Request:
