@@ -195,7 +195,7 @@ class Api:
     async def _table(self, request: web.Request) -> web.Response:
         table = self._agent.tables.database.tables.get(request.match_info["name"])
         if table is None:
-            return _json({"error": f"no table {request.match_info['name']}"}, 404)
+            return _json({"error": f"no table {request.match_info['name']}; `stentor table` shows all"}, 404)
         return _json(table_listing(table))
 
     async def _maps(self, _: web.Request) -> web.Response:

@@ -36,7 +36,7 @@ async def _ask_cluster(options: dict[str, str | None], path: str, nodes: tuple[s
     good = [(agent.node, answer) for agent, answer, error in answers if not error]
     errors = [error for _, _, error in answers if error]
     if not good:
-        raise AgentError("; ".join(errors))
+        raise AgentError("; ".join(dict.fromkeys(errors)))
     for error in errors:
         click.echo(f"Warning: {error}", err=True)
     return good

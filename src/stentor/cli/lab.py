@@ -163,9 +163,9 @@ def list_labs(output: str) -> None:
         place = places.Place(name)
         try:
             status = _status(place)
-            state, machines = ("Ready" if status.ready else "Starting"), str(len(status.machines))
+            state, machines = ("Ready" if status.ready else "Starting"), len(status.machines)
         except LabError:
-            state, machines = "Dead", "-"
+            state, machines = "Dead", 0
         rows.append({"name": name, "state": state, "machines": machines, "directory": str(place.directory)})
     _print(rows, output, ("name", "state", "machines", "directory"))
 
@@ -180,17 +180,19 @@ def status(name: str, output: str) -> None:
     from stentor.lab import place as places
 
     found = _status(places.find(name))
+    running = all(p.state == "Running" for m in found.machines for p in m.processes)
+    running = running and all(m.state == "Running" for m in found.machines)
     if output != "table":
         _print(msgspec.to_builtins(found), output, ())
     else:
-        click.echo(f"lab {found.name}: {'ready' if found.ready else 'not ready'}")
+        words = "not ready" if not found.ready else "ready" if running else "ready, but not everything runs"
+        click.echo(f"lab {found.name}: {words}")
         _print(
             list(_status_rows(found)),
             output,
             ("machine", "cluster", "addresses", "state", "component", "pid", "starts"),
         )
-    running = all(p.state == "Running" for m in found.machines for p in m.processes)
-    if not (found.ready and running and all(m.state == "Running" for m in found.machines)):
+    if not (found.ready and running):
         sys.exit(1)
 
 
@@ -205,11 +207,12 @@ def _status(place: Place) -> LabStatus:
 def _status_rows(found: LabStatus) -> Iterable[dict[str, str]]:
     for machine in found.machines:
         state = ", ".join((machine.state, *machine.faults))
+        beside = [word for word in (machine.state, *machine.faults) if word != "Running"]
         head = {"machine": machine.name, "cluster": machine.cluster or "-", "addresses": ",".join(machine.addresses)}
         if not machine.processes:
             yield head | {"state": state, "component": "-", "pid": "-", "starts": "-"}
         for process in machine.processes:
-            own = process.state if machine.state == "Running" and not machine.faults else f"{process.state} ({state})"
+            own = ", ".join(dict.fromkeys((process.state, *beside)))
             pid = str(process.pid or "-")
             yield head | {"state": own, "component": process.name, "pid": pid, "starts": str(process.starts)}
             head = dict.fromkeys(head, "")
@@ -376,7 +379,7 @@ def _print(data: Any, output: str, columns: Sequence[str]) -> None:
 
         click.echo(yaml.safe_dump(data, sort_keys=False), nl=False)
     else:
-        rows = [[column.upper() for column in columns], *([row[column] for column in columns] for row in data)]
+        rows = [[column.upper() for column in columns], *([str(row[column]) for column in columns] for row in data)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
         for row in rows:
             click.echo("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

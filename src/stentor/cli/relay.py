@@ -124,6 +124,9 @@ class Cluster:
         try:
             async with asyncio.timeout(_LIMIT_S):
                 return parse_answer(await self._exec(agent, _request(path)))
+        except aiohttp.WSServerHandshakeError as e:
+            reason = "its container does not run" if e.status == 404 else f"the API server answers {e.status}"
+            raise AgentError(f"agent of {agent.node} (pod {agent.pod}): {reason}") from e
         except (aiohttp.ClientError, OSError, TimeoutError) as e:
             raise AgentError(f"agent of {agent.node} (pod {agent.pod}): {type(e).__name__} {e}".rstrip()) from e
 

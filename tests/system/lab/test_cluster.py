@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from labs.lab import Lab, LabFactory, eventually, remove
+from labs.lab import KUBECTL, Lab, LabFactory, eventually, remove, run
 
 MANIFEST = """\
 apiVersion: v1
@@ -130,6 +132,14 @@ def test_manifests_and_images_of_the_topology(cluster: Lab) -> None:
         for node in ("n1", "n2"):
             url = f"http://{pod['status']['podIP']}:8000/etc/hostname"
             assert cluster.exec(node, "curl", "-sf", "-m5", url).stdout == f"{pod['metadata']['name']}\n"
+
+
+def test_a_short_command_on_a_terminal_ends_without_a_word(cluster: Lab) -> None:
+    pods = cluster.kubectl("get", "pods", "-n", "apps", "-o", "name").stdout.split()
+    for pod in pods * 8:
+        kubectl = shlex.join([str(KUBECTL), "exec", "-n", "apps", "-it", pod, "--", "true"])
+        on_terminal = ["script", "-qec", kubectl, "/dev/null"]
+        assert "Error" not in run(on_terminal, cluster.kube_environment, True, stdin=subprocess.DEVNULL).stdout
 
 
 @pytest.mark.parametrize(("target", "machine"), [("n1/agent", "n1"), ("blue/operator", "n2"), ("n1/runner", "n1")])

@@ -24,6 +24,8 @@ from stentor.runtime.job import JobGroup
 _CHUNK: Final = 32 << 10
 _TERMINAL_DEADLINE_S: Final = 10.0
 _TERMINAL_FD: Final = 11
+_SIZE_DEADLINE_S: Final = 0.3
+"""How long a terminal's client may take to say its size. kubectl complains when it is told to close before it has."""
 
 
 class Streams(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +55,7 @@ class Session:
         self._socket = socket_
         self._streams = streams
         self._ended = asyncio.Event()
+        self._sized = asyncio.Event()
         self._activities: list[asyncio.Event] = []
         self._stdin = -1
         self._terminal = -1
@@ -65,9 +68,11 @@ class Session:
             stack.callback(os.close, pidfd)
             reading = self._jobs.once(f"exec input {pid}", self._read_client(pidfd))
             watching = self._jobs.once(f"exec {pid}", self._watch(pidfd))
+            began = asyncio.get_running_loop().time()
             try:
                 await asyncio.gather(*(self._pump(fd, number) for fd, number in outputs))
                 await self._ended.wait()
+                await self._wait_size(began)
             finally:
                 reading.cancel()
                 watching.cancel()
@@ -78,6 +83,12 @@ class Session:
                     os.close(self._stdin)
             with contextlib.suppress(ConnectionError):
                 await self._socket.send_bytes(channel.final_status(code))
+
+    async def _wait_size(self, began: float) -> None:
+        if self._terminal >= 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(began + _SIZE_DEADLINE_S):
+                    await self._sized.wait()
 
     async def _spawn(self, command: Command, stack: contextlib.ExitStack) -> tuple[int, list[tuple[int, Number]]]:
         if self._streams.tty:
@@ -166,7 +177,9 @@ class Session:
                 break
             if isinstance(decoded, Size) and self._terminal >= 0:
                 size = struct.pack("HHHH", decoded.height, decoded.width, 0, 0)
-                fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
+                with contextlib.suppress(OSError):  # the last user of the terminal has gone
+                    fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
+                self._sized.set()
             elif isinstance(decoded, Input) and self._stdin >= 0:
                 await self._feed(decoded.data)
         with contextlib.suppress(ProcessLookupError):
