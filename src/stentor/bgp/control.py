@@ -71,6 +71,10 @@ class Why(_Request, frozen=True, tag="why"):
     instance: str = ""
 
 
+class ShowPolicies(_Request, frozen=True, tag="policies"):
+    """The statements of all policies in use."""
+
+
 class Watch(_Request, frozen=True, tag="watch"):
     """Stream events until the client hangs up; ``routes`` adds a line for each changed route."""
 
@@ -91,7 +95,7 @@ class Drain(_Request, frozen=True, tag="drain"):
     enabled: bool = True
 
 
-Request = Apply | SetRoutes | ShowPeers | ShowRoutes | Why | Watch | Peering | Drain
+Request = Apply | SetRoutes | ShowPeers | ShowRoutes | ShowPolicies | Why | Watch | Peering | Drain
 _decode = msgspec.json.Decoder(Request).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -219,6 +223,9 @@ class Control:
         now = asyncio.get_running_loop().time()
         return {"peers": [view.peer_status(instance, each, now) for instance, each in self._speaker.neighbours()]}
 
+    def _policies(self, _request: ShowPolicies) -> object:
+        return {"policies": list(view.policies(self._speaker.config))}
+
     def _why(self, request: Why) -> object:
         family, prefix = _prefix(request.prefix)
         return {"explanations": [view.why(instance, family, prefix) for instance in self._instances(request.instance)]}
@@ -264,6 +271,7 @@ _HANDLERS: dict[type, Callable[[Control, Any], object]] = {
     Apply: Control._apply,
     SetRoutes: Control._set_routes,
     ShowPeers: Control._peers,
+    ShowPolicies: Control._policies,
     Why: Control._why,
     Peering: Control._peering,
     Drain: Control._drain,

@@ -71,6 +71,23 @@ class Explanation(msgspec.Struct, frozen=True, rename="camel"):
     peers: tuple[tuple[str, str], ...] = ()
 
 
+class PolicyStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """One statement of a policy and the peers and families that use it. ``type`` is ``import`` or ``export``; conditions and
+    changes read as in the configuration (``tags service``, ``localPreference 200``)."""
+
+    instance: str
+    local_asn: int = msgspec.field(name="localASN")
+    type: str
+    policy: str
+    statement: str
+    peers: tuple[str, ...]
+    families: tuple[str, ...]
+    prefixes: tuple[str, ...]
+    conditions: tuple[str, ...]
+    action: str
+    changes: tuple[str, ...]
+
+
 class Note(msgspec.Struct, frozen=True, rename="camel"):
     """Something that happened. ``kind`` is ``session``, ``route`` or ``note``."""
 

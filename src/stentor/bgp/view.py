@@ -1,16 +1,18 @@
 """Reads the speaker's state for people and programs: peers, routes, explanations. Changes nothing."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
 from stentor.bgp.attribute import format_path
 from stentor.bgp.compile import format_community, format_extended
+from stentor.bgp.config import Config, MatchConfig, PolicyConfig, StatementConfig
 from stentor.bgp.decision import Path, Scope, explain
 from stentor.bgp.instance import Instance
 from stentor.bgp.neighbour import Neighbour
 from stentor.bgp.nlri import Family, Prefix, format_address, format_prefix
-from stentor.bgp.status import Explanation, PeerStatus, RouteCount, RouteStatus
+from stentor.bgp.status import Explanation, PeerStatus, PolicyStatus, RouteCount, RouteStatus
 
 _CAPABILITY_NAMES = {
     1: "multiprotocol",
@@ -151,6 +153,50 @@ def why(instance: Instance, family: Family, prefix: Prefix) -> Explanation:
         rejected += [f"{name}: {inbound.verdict(p.attributes) or inbound.explain(p, prefix)}" for p in unwanted]
         peers.append((name, exchange.outbound[family].explain(prefix)))
     return Explanation(instance.name, format_prefix(family, prefix), tuple(paths), tuple(rejected), tuple(peers))
+
+
+_BUILT_IN = {
+    "accept": PolicyConfig("accept", default="accept"),
+    "reject": PolicyConfig("reject"),
+    "local": PolicyConfig("local", (StatementConfig("local", MatchConfig(sources=("local",))),)),
+}
+
+
+def policies(config: Config) -> Iterator[PolicyStatus]:
+    """The statements of all policies in use, in the order in which they are tried."""
+    known = _BUILT_IN | {policy.name: policy for policy in config.policies}
+    for instance in config.instances:
+        uses: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        for peer in instance.peers:
+            for family in peer.families:
+                use = (peer.peer_address or peer.name, family.afi)
+                for kind, name in (("import", family.import_policy), ("export", family.export_policy)):
+                    uses.setdefault((kind, name), []).append(use)
+        for (kind, name), found in sorted(uses.items()):
+            peers, afis = (tuple(dict.fromkeys(column)) for column in zip(*found, strict=True))
+            last = StatementConfig("default", action=known[name].default)
+            for number, each in enumerate((*known[name].statements, last)):
+                match = msgspec.to_builtins(each.match)
+                yield PolicyStatus(
+                    instance=instance.name,
+                    local_asn=instance.local_asn,
+                    type=kind,
+                    policy=name,
+                    statement=each.name or f"#{number}",
+                    peers=peers,
+                    families=afis,
+                    prefixes=tuple(match.pop("prefixes", ())),
+                    conditions=_words(match),
+                    action=each.action,
+                    changes=_words(msgspec.to_builtins(each.set)) if each.set is not None else (),
+                )
+
+
+def _words(fields: dict[str, Any]) -> tuple[str, ...]:
+    def text(value: Any) -> str:
+        return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+    return tuple(f"{name} {text(value)}" for name, value in fields.items())
 
 
 def _with_reason(status: RouteStatus, reason: str) -> RouteStatus:
