@@ -45,6 +45,8 @@ _SYSCTLS = {
     "net/ipv6/conf/default/accept_dad": "0",
 }
 _FORWARDING = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
+# Equal paths are chosen by flow, as routers do. A kernel without multipath routes has no such setting.
+_BY_FLOW = {"net/ipv4/fib_multipath_hash_policy": "1", "net/ipv6/fib_multipath_hash_policy": "1"}
 
 
 class MachineNamespaces:
@@ -121,6 +123,9 @@ def _become(machine: Machine, plan: Plan, disk: Path, ready: int, done: int) -> 
         _mount_files(machine, plan, disk)
         for key, value in (_SYSCTLS | (_FORWARDING if machine.forward else {})).items():
             Path("/proc/sys", key).write_text(value, encoding="ascii")
+        for key, value in _BY_FLOW.items() if machine.forward else ():
+            if (setting := Path("/proc/sys", key)).exists():
+                setting.write_text(value, encoding="ascii")
         os.write(ready, b"ready")
         os.read(done, 1)
     except BaseException:

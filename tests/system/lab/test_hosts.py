@@ -60,6 +60,21 @@ def test_router_forwards_both_families(hosts: Lab, family: str) -> None:
     assert " 0% packet loss" in hosts.exec("a", "ping", family, "-c2", "-i0.1", "-W2", "b").stdout
 
 
+@pytest.mark.parametrize(
+    ("family", "ways"), [("-4", ("172.18.1.9", "172.18.2.9")), ("-6", ("fd00:18:1::9", "fd00:18:2::9"))]
+)
+def test_router_chooses_equal_paths_by_flow(hosts: Lab, family: str, ways: tuple[str, str]) -> None:
+    """The same two addresses, many ports: both paths carry some."""
+    target = "198.51.100.1" if family == "-4" else "2001:db8:99::1"
+    hops = " ".join(f"nexthop via {way}" for way in ways)
+    ports = "for port in $(seq 1000 1063)"
+    look = f"{ports}; do ip {family} route get {target} ipproto udp sport $port dport 53; done"
+    found = hosts.exec(
+        "tor", "sh", "-c", f"ip {family} route add {target} {hops}; {look}; ip {family} route del {target}"
+    )
+    assert {way for way in ways if f"via {way} " in found.stdout} == set(ways)
+
+
 def test_routes_and_mtu(hosts: Lab) -> None:
     routes = hosts.exec("a", "ip", "route").stdout
     assert "default via 172.18.1.1 dev eth0" in routes
