@@ -1,0 +1,101 @@
+"""Asks a web server a hundred times a second over new connections, and tells who answered and when nobody did.
+
+stentor lab exec client -- python3 $PWD/examples/bgp-lab/probe.py 203.0.113.1 --seconds 10
+
+Every request is a connection of its own: routers and nodes choose its way anew. A request without an answer after 0.4 s has
+failed. With --json every request is a line: {"start": CLOCK_MONOTONIC in s, "ms": 1.2, "by": "pod"} or {…, "error": "…"}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import json
+import sys
+import time
+from typing import TypedDict
+
+LIMIT_S = 0.4
+
+
+class Result(TypedDict):
+    """One request; `by` is empty when it failed."""
+
+    start: float
+    ms: float
+    by: str
+    error: str
+
+
+async def ask(host: str, port: int) -> Result:
+    """One request over a connection of its own."""
+    start, by, error = time.monotonic(), "", ""
+    writer = None
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            reader, writer = await asyncio.open_connection(host, port)
+            name = f"[{host}]" if ":" in host else host
+            writer.write(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+            _, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            by = str(json.loads(body)["pod"])
+    except TimeoutError:
+        error = "no answer"
+    except (OSError, ValueError, KeyError) as e:
+        error = f"{type(e).__name__}: {e}"
+    finally:
+        if writer is not None:
+            writer.transport.abort()
+    return {"start": start, "ms": (time.monotonic() - start) * 1000, "by": by, "error": error}
+
+
+async def probe(host: str, port: int, seconds: float, interval_s: float, *, prints: bool) -> list[Result]:
+    """Requests at fixed times, however long answers take."""
+    results: list[Result] = []
+    running: set[asyncio.Task[None]] = set()
+
+    async def one() -> None:
+        results.append(await ask(host, port))
+        if prints:
+            print(json.dumps(results[-1]), flush=True)
+
+    began = time.monotonic()
+    for number in range(int(seconds / interval_s)):
+        await asyncio.sleep(max(0.0, began + number * interval_s - time.monotonic()))
+        task = asyncio.create_task(one())
+        running.add(task)
+        task.add_done_callback(running.discard)
+    await asyncio.gather(*running)
+    return sorted(results, key=lambda each: each["start"])
+
+
+def summary(results: list[Result], interval_s: float) -> str:
+    """Who answered how often, and the time between the first and the last request that failed."""
+    by = collections.Counter(each["by"] for each in results if each["by"])
+    failed = [each for each in results if each["error"]]
+    lines = [f"{len(results)} requests, {len(results) - len(failed)} answered"]
+    lines += [f"  {count:6} by {name}" for name, count in sorted(by.items())]
+    if failed:
+        outage_ms = (failed[-1]["start"] - failed[0]["start"] + interval_s) * 1000
+        lines.append(f"  {len(failed):6} failed within {outage_ms:.0f} ms: {failed[0]['error']}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """0 when every request was answered."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("host", help="address of the server")
+    parser.add_argument("--port", type=int, default=80)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--interval-ms", type=float, default=10.0)
+    parser.add_argument("--json", action="store_true", help="a line for every request instead of a summary")
+    options = parser.parse_args()
+    interval_s = options.interval_ms / 1000
+    results = asyncio.run(probe(options.host, options.port, options.seconds, interval_s, prints=options.json))
+    if not options.json:
+        print(summary(results, interval_s))
+    return 1 if any(each["error"] for each in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
