@@ -27,6 +27,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("config", nargs="?", help="YAML file; without it the control socket configures")
     parser.add_argument("--socket", default=SOCKET, help="control socket (default %(default)s)")
     parser.add_argument("--bfd-socket", default=BFD_SOCKET, help="socket of the BFD process (default %(default)s)")
+    parser.add_argument("--no-bfd-launch", action="store_true", help="somebody else keeps the BFD process running")
     parser.add_argument(
         "--state-dir", default=STATE_DIR, help="remembers restarts; lost at reboot (default %(default)s)"
     )
@@ -36,7 +37,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> int:
-    """Run until SIGTERM; SIGHUP reads the configuration again. The exit status."""
+    """Run until SIGTERM, or SIGQUIT to withdraw everything first; SIGHUP reads the configuration again. The exit status."""
     arguments = parse_arguments(argv)
     set_up(debug=arguments.debug)
     try:
@@ -53,11 +54,18 @@ def main(argv: list[str]) -> int:
 async def _run(arguments: argparse.Namespace, config: Config) -> None:
     loop = asyncio.get_running_loop()
     gc.set_threshold(100_000, 20, 100)
-    speaker = Speaker(loop, state_dir=Path(arguments.state_dir), bfd_path=arguments.bfd_socket)
+    state, path = Path(arguments.state_dir), arguments.bfd_socket
+    speaker = Speaker(loop, state_dir=state, bfd_path=path, launches_bfd=not arguments.no_bfd_launch)
     control = Control(speaker, Path(arguments.socket))
-    ended = asyncio.Event()
+    ended, for_good = asyncio.Event(), asyncio.Event()
+
+    def retire() -> None:
+        for_good.set()
+        ended.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    loop.add_signal_handler(signal.SIGQUIT, retire)
     loop.add_signal_handler(signal.SIGHUP, _reload, speaker, arguments.config)
     speaker.apply(config)
     await control.start()
@@ -66,6 +74,8 @@ async def _run(arguments: argparse.Namespace, config: Config) -> None:
         await ended.wait()
     finally:
         control.close()
+        if for_good.is_set():
+            await speaker.retire()
         speaker.leave()
 
 

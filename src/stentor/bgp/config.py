@@ -18,7 +18,7 @@ from stentor.bgp.nlri import Family
 ASN = Annotated[int, Meta(ge=1, le=4294967295)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 U32 = Annotated[int, Meta(ge=0, le=4294967295)]
-Name = Annotated[str, Meta(min_length=1, max_length=64)]
+Name = Annotated[str, Meta(min_length=1, max_length=255)]
 
 
 def _rename(name: str) -> str:

@@ -109,6 +109,11 @@ class Exchange:
             if not outbound.is_idle:
                 self.schedule()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the peer has been sent everything."""
+        return all(outbound.is_idle for outbound in self.outbound.values())
+
     def schedule(self) -> None:
         """Send what is due at the next turn of the loop, so that changes of one turn share messages."""
         if not self._is_scheduled:

@@ -102,6 +102,16 @@ class Instance:
         for neighbour in list(self.sessions()):
             neighbour.stop(shutdown(Cease.DECONFIGURED))
 
+    def withdraw(self) -> None:
+        """Originate nothing any more, whoever wanted it; sessions stay."""
+        for owner in list(self.owners):
+            self._originate(owner, ())
+
+    @property
+    def is_told(self) -> bool:
+        """Whether every peer with a session knows all that it should."""
+        return all(neighbour.exchange is None or neighbour.exchange.is_idle for neighbour in self.sessions())
+
     def leave(self) -> bool:
         """The process ends; whether somebody keeps our routes over a restart."""
         self._close_listeners()

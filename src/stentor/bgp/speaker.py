@@ -24,6 +24,8 @@ from stentor.bgp.nlri import Family, Prefix, format_prefix
 from stentor.bgp.status import Note
 
 RESTART_WINDOW_S = 300.0
+RETIRE_S = 3.0  # at most, for the last withdrawal to be written
+MOVE_S = 0.5  # between the last withdrawal and the end of the sessions
 NOTES_KEPT = 1000
 ROUTES_TOLD = 200
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -34,7 +36,14 @@ log = logging.getLogger(__name__)
 class Speaker:
     """``state_dir`` remembers that a speaker ran since the machine booted; None forgets, ``bfd_path`` None goes without BFD."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, state_dir: Path | None, bfd_path: str | None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        state_dir: Path | None,
+        bfd_path: str | None,
+        launches_bfd: bool = True,
+    ) -> None:
         self.config = Config()
         self.instances: dict[str, Instance] = {}
         self.notes: deque[Note] = deque(maxlen=NOTES_KEPT)
@@ -43,6 +52,7 @@ class Speaker:
         self._loop = loop
         self._was_running = state_dir is not None and _mark_running(state_dir)
         self._bfd_path = bfd_path
+        self._launches_bfd = launches_bfd
         self._bfd: Client | None = None
         self._bfd_was_up: set[Endpoint] = set()
         self._installations: dict[str, Installation] = {}
@@ -92,6 +102,18 @@ class Speaker:
         # What was built now stays: the collector need not walk half a million routes again and again.
         gc.collect()
         gc.freeze()
+
+    async def retire(self) -> None:
+        """Withdraw all our routes and give peers the time to move traffic, then end every session: nothing of us is kept."""
+        for instance in self.instances.values():
+            instance.withdraw()
+        deadline = self._loop.time() + RETIRE_S
+        while self._loop.time() < deadline and not all(instance.is_told for instance in self.instances.values()):
+            await asyncio.sleep(0.01)
+        if self.neighbours():
+            await asyncio.sleep(MOVE_S)
+        for name in list(self.instances):
+            self._drop(name)
 
     def leave(self) -> None:
         """The process ends. Where peers keep our routes over a restart, the kernel keeps theirs and BFD goes on."""
@@ -190,7 +212,12 @@ class Speaker:
             if not requests or self._bfd_path is None:
                 return
             self._bfd = Client(
-                self._loop, self._bfd_path, "bgp", self._bfd_changed, self._bfd_lost, launch_missing=True
+                self._loop,
+                self._bfd_path,
+                "bgp",
+                self._bfd_changed,
+                self._bfd_lost,
+                launch_missing=self._launches_bfd,
             )
         self._bfd.want(tuple(requests))
 

@@ -5,8 +5,10 @@ A table; nothing here starts anything. Paths are those of a machine (`machine.DI
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,6 +19,8 @@ from stentor.sys.netlink import IPAddress
 
 API_PORT = 6443
 _KUBERNETES = "/etc/kubernetes"
+_BFD_SOCKET = "/run/stentor/bfd.sock"
+_BGP_SWITCH = "bgpControlPlane.enabled"
 _BIN = Path(__file__).resolve().parent.parent / "bin"
 
 
@@ -30,7 +34,8 @@ class Pod(msgspec.Struct, frozen=True):
 
 
 class Component(msgspec.Struct, frozen=True):
-    """`main` is `package.module:function` of argv; the control plane's run on one node, the others on each."""
+    """`main` is `package.module:function` of argv; the control plane's run on one node, the others on each. `switch` is the
+    value, false by default, that has to be true for it to run, `farewell` the signal that ends it when it is to stay down."""
 
     name: str
     main: str
@@ -38,6 +43,8 @@ class Component(msgspec.Struct, frozen=True):
     control_plane: bool
     pod: Pod | None = None
     kills_tree: bool = True
+    switch: str = ""
+    farewell: int = signal.SIGTERM
 
 
 def _apiserver(plan: Plan, cluster: Cluster, machine: Machine) -> list[str]:
@@ -61,8 +68,17 @@ def _agent(plan: Plan, cluster: Cluster, machine: Machine) -> list[str]:
     return [
         *("--config", "/etc/stentor/values.yaml", "--kubeconfig", f"{_KUBERNETES}/agent.conf"),
         *("--node-name", machine.name, "--state-dir", "/var/lib/stentor", "--run-dir", "/run/stentor"),
-        *("--bpffs", "/sys/fs/bpf", "--cni-conf-dir", "/etc/cni/net.d"),
+        *("--bpffs", "/sys/fs/bpf", "--cni-conf-dir", "/etc/cni/net.d", "--no-bgp-launch"),
     ]
+
+
+def _bgp(plan: Plan, cluster: Cluster, machine: Machine) -> list[str]:
+    sockets = ("--socket", "/run/stentor/bgp.sock", "--bfd-socket", _BFD_SOCKET)
+    return [*sockets, "--no-bfd-launch", "--state-dir", "/run/stentor"]
+
+
+def _bfd(plan: Plan, cluster: Cluster, machine: Machine) -> list[str]:
+    return ["--socket", _BFD_SOCKET]
 
 
 def _runner(plan: Plan, cluster: Cluster, machine: Machine) -> list[str]:
@@ -91,6 +107,11 @@ COMPONENTS = (
         pod=Pod("kube-apiserver", "kube-apiserver", {"component": "kube-apiserver", "tier": "control-plane"}),
     ),
     Component("runner", "stentor.lab.runner.command:main", _runner, control_plane=False, kills_tree=False),
+    # Before the speaker, and both before the agent: each finds the other's socket when it looks for it.
+    Component("bfd", "stentor.bgp.bfd.command:main", _bfd, control_plane=False, switch=_BGP_SWITCH),
+    Component(
+        "bgp", "stentor.bgp.command:main", _bgp, control_plane=False, switch=_BGP_SWITCH, farewell=signal.SIGQUIT
+    ),
     Component(
         "agent",
         "stentor.agent.command:main",
@@ -131,8 +152,14 @@ COMPONENTS = (
         ),
     ),
 )
-# What the zygote imports: the components, and what the node runner forks in its turn.
-MODULES = (*(component.main.partition(":")[0] for component in COMPONENTS), "stentor.lab.images.dns")
+_IMAGES = "stentor.lab.images.dns"  # what the node runner forks in its turn
+
+
+def modules(plan: Plan) -> tuple[str, ...]:
+    """What the zygote imports, in this order."""
+    wanted = {component.name for machine in plan.machines for component in of_machine(plan, machine)}
+    own = (component.main.partition(":")[0] for component in COMPONENTS if component.name in wanted)
+    return (*own, _IMAGES) if wanted else ()
 
 
 def of_machine(plan: Plan, machine: Machine) -> Iterator[Component]:
@@ -141,8 +168,15 @@ def of_machine(plan: Plan, machine: Machine) -> Iterator[Component]:
         return
     cluster = plan.cluster(machine.cluster)
     for component in COMPONENTS:
-        if not component.control_plane or cluster.control_plane == machine.name:
+        if (not component.control_plane or cluster.control_plane == machine.name) and _is_on(component, machine):
             yield component
+
+
+def _is_on(component: Component, machine: Machine) -> bool:
+    value: Any = machine.values if component.switch else True
+    for key in component.switch.split(".") if component.switch else ():
+        value = value.get(key, False) if isinstance(value, dict) else False
+    return bool(value)
 
 
 def find(plan: Plan, target: str) -> tuple[list[str], str]:

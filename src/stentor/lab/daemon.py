@@ -72,7 +72,7 @@ class Daemon:
         self.plan = plan
         self.place = place
         self.events = events
-        self.zygote = Zygote((*component.MODULES, _READINESS) if plan.clusters else ())
+        self.zygote = Zygote((*component.modules(plan), _READINESS) if plan.clusters else ())
         self.fleet = Fleet(plan, place)
         self.relays = {
             cluster.name: Relay(component.API_PORT, functools.partial(self.fleet.network_of, cluster.control_plane))

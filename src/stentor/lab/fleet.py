@@ -74,7 +74,7 @@ class Fleet:
         if verb == "kill":
             await self.supervisor.kill(process)
         if verb in ("stop", "restart"):
-            await self.supervisor.stop(process)
+            await self.supervisor.stop(process, for_good=verb == "stop")
         if verb in ("start", "restart"):
             process.pause_s = 0.0
             self.supervisor.start(process, namespaces)
@@ -131,7 +131,9 @@ class Fleet:
         for part in component.of_machine(self.plan, each):
             arguments = part.arguments(self.plan, self.plan.cluster(each.cluster), each)
             launch = Launch(f"stentor-{part.name}", tuple(arguments), environment(), part.main)
-            found[part.name] = Process(each.name, part.name, launch, logs, whole_tree=part.kills_tree)
+            found[part.name] = Process(
+                each.name, part.name, launch, logs, whole_tree=part.kills_tree, farewell=part.farewell
+            )
         for name, argv in zip(component.command_names(each), each.run, strict=True):
             found[name] = Process(each.name, name, Launch(name, argv, environment()), logs)
         return found

@@ -38,13 +38,23 @@ class State(StrEnum):
 class Process:
     """One supervised process of a machine and its place: cgroup, log, pid file."""
 
-    def __init__(self, machine: str, name: str, launch: Launch, logs: Path, *, whole_tree: bool = True) -> None:
+    def __init__(
+        self,
+        machine: str,
+        name: str,
+        launch: Launch,
+        logs: Path,
+        *,
+        whole_tree: bool = True,
+        farewell: int = signal.SIGTERM,
+    ) -> None:
         self.machine = machine
         self.name = name
         self.launch = launch
         self.log = logs / f"{name}.log"
         self.pid_file = logs / f"{name}.pid"
         self.whole_tree = whole_tree  # False: what it started lives on when it is killed (pods of the node runner)
+        self.farewell = farewell  # ends it when it is to stay down
         self.state = State.STOPPED
         self.pid = 0
         self.starts = 0
@@ -99,13 +109,13 @@ class Supervisor:
         process.ended.clear()
         process.pid_file.write_text(f"{pid}\n", encoding="ascii")
 
-    async def stop(self, process: Process) -> None:
-        """SIGTERM, after 10 s SIGKILL; stays down until it is started."""
+    async def stop(self, process: Process, *, for_good: bool = True) -> None:
+        """Its farewell, or SIGTERM when it is to come back at once; after 10 s SIGKILL. Stays down until it is started."""
         running = process.state is State.RUNNING
         process.state = State.STOPPED
         if running:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGTERM)
+                os.kill(process.pid, process.farewell if for_good else signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.ended.wait(), _STOP_S)
         await self._end(process)
