@@ -13,6 +13,7 @@ from stentor.services.frontend import Settings
 from stentor.services.parse import parse_service, parse_slice
 from stentor.state import Database, Graph
 from stentor.tables import service as tables
+from stentor.tables.realized import realized
 from stentor.tables.service import LocalNode
 
 
@@ -28,6 +29,7 @@ class World:
             nodes=tables.local_nodes(),
             frontends=tables.frontends(),
             entries=tables.lb_entries(),
+            realized=realized("lb-entries"),
         )
         self.graph = Graph(self.database, schedule=lambda work: None)
         derive(self.graph, self.tables, Settings())

@@ -14,6 +14,7 @@ from stentor.services.claim import ServiceTables, derive
 from stentor.services.frontend import Settings
 from stentor.state import Database, Graph
 from stentor.tables import service as tables
+from stentor.tables.realized import realized
 from stentor.tables.service import (
     Backend,
     Distribution,
@@ -112,6 +113,7 @@ class World:
             nodes=tables.local_nodes(),
             frontends=tables.frontends(),
             entries=tables.lb_entries(),
+            realized=realized("lb-entries"),
         )
         self.graph = Graph(self.database, schedule=lambda work: None)
         derive(self.graph, self.tables, SETTINGS)

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from stentor.agent.health import HealthPorts, healthz, serve
+from stentor.agent.recorded import Recorded
 from stentor.api.core import ENDPOINT_SLICES, NODES, SERVICES
 from stentor.api.pod import PODS
 from stentor.datapath.cgroup import CgroupLinks
@@ -39,6 +40,7 @@ from stentor.sys import cgroup
 from stentor.sys.bpf import Map
 from stentor.sys.namespace import network_cookie
 from stentor.tables import service as tables
+from stentor.tables.realized import realized
 from stentor.tables.service import Algorithm
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ def make_tables(database: Database) -> ServiceTables:
         nodes=database.add(tables.local_nodes()),
         frontends=database.add(tables.frontends()),
         entries=database.add(tables.lb_entries()),
+        realized=database.add(realized("lb-entries")),
     )
 
 
@@ -196,9 +199,9 @@ async def end_stranded_sockets(
             log.info("Ended UDP sockets of backends that are gone", extra={"sockets": count})
 
 
-def reconciler(own: ServiceTables, target: ServiceTarget) -> Reconciler[Any, Any]:
+def reconciler(database: Database, own: ServiceTables, target: ServiceTarget) -> Reconciler[Any, Any]:
     """Keeps the maps at what `lb-entries` says."""
-    return Reconciler("services", own.entries, target)
+    return Reconciler("services", own.entries, Recorded(target, own.entries, database, own.realized))
 
 
 def serve_health(own: ServiceTables, values: Values, jobs: JobGroup) -> None:

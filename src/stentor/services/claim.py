@@ -9,6 +9,7 @@ import msgspec
 from stentor.api.meta import ObjectKey
 from stentor.services.frontend import Settings, frontends_of, host_port_frontends
 from stentor.state import Derivation, Graph, Input, Table
+from stentor.tables.realized import Realized
 from stentor.tables.service import (
     EndpointSlice,
     Frontend,
@@ -24,7 +25,7 @@ Frontends = Table[tuple[FrontendKey, ObjectKey, ServiceType], Frontend]
 
 
 class ServiceTables(msgspec.Struct, frozen=True, kw_only=True):
-    """The tables of this subject."""
+    """The tables of this subject; `realized` is what the kernel holds of `entries`."""
 
     services: Table[ObjectKey, Service]
     slices: Table[ObjectKey, EndpointSlice]
@@ -32,6 +33,7 @@ class ServiceTables(msgspec.Struct, frozen=True, kw_only=True):
     nodes: Table[str, LocalNode]
     frontends: Frontends
     entries: Table[FrontendKey, LBEntry]
+    realized: Table[FrontendKey, Realized[FrontendKey, LBEntry]]
 
 
 def winner(claims: Iterable[Frontend]) -> Frontend | None:

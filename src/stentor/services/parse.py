@@ -65,6 +65,7 @@ def parse_service(service: core.Service, proxy_name: str = "") -> Service | None
         source_ranges=_all("spec.loadBalancerSourceRanges", spec.load_balancer_source_ranges, _range, problems),
         source_ranges_deny=_choice(notes, names.SRC_RANGES_POLICY, {"allow": False, "deny": True}, problems) or False,
         health_check_node_port=spec.health_check_node_port if spec.type == "LoadBalancer" else 0,
+        load_balancer_class=(spec.load_balancer_class or "") if spec.type == "LoadBalancer" else "",
         algorithm=_choice(notes, names.LB_ALGORITHM, {each.value: each for each in Algorithm}, problems),
         exposed_as=_exposed_as(notes, problems),
         node_selector=_node_selector(notes, problems),

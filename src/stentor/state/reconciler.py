@@ -126,6 +126,11 @@ class Reconciler(Generic[K, R]):
         return {key: self._status[key] for key in self._due}
 
     @property
+    def is_compared(self) -> bool:
+        """The target has been compared with a synced table: what it holds is known, and what nobody wants is gone."""
+        return self._compared_synced
+
+    @property
     def is_settled(self) -> bool:
         """Everything known is applied, compared against a synced table, and nothing is waiting for a retry."""
         return self._compared_synced and not (self._is_at_work or self._due or self._tracker)

@@ -87,6 +87,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     source_ranges: tuple[Prefix, ...] = ()
     source_ranges_deny: bool = False
     health_check_node_port: int = 0
+    load_balancer_class: str = ""
     algorithm: Algorithm | None = None
     exposed_as: frozenset[ServiceType] | None = None
     node_selector: str = ""
