@@ -1,6 +1,6 @@
 """The agent's HTTP API: read-only JSON on a unix socket, and the health endpoint for probes.
 
-GET /v1/status  /v1/healthz  /v1/config  /v1/endpoints[/ID]  /v1/tables[/NAME]  /v1/bpf[/MAP]  /v1/metrics
+GET /v1/status  /v1/healthz  /v1/config  /v1/endpoints[/ID]  /v1/tables[/NAME]  /v1/bpf[/MAP]  /v1/metrics  /v1/bgp/…
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from stentor.agent import listing
+from stentor.agent.bgp_http import handlers
+from stentor.agent.bgp_view import BGPViews
 from stentor.agent.life import Agent
 from stentor.agent.server import listen
 from stentor.agent.service import service_views
@@ -136,7 +138,8 @@ class Api:
             "/v1/bpf/{name}": self._map,
             "/v1/metrics": self._metrics,
         }
-        for path, answer in routes.items():
+        views = BGPViews(self._agent.bgp) if self._agent.bgp is not None else None
+        for path, answer in (routes | handlers(views, self._agent.node.name)).items():
             app.router.add_get(path, answer)
         runner = await self._start(app)
         await web.SockSite(runner, listen(self._agent.paths.run / SOCKET)).start()

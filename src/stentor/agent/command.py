@@ -48,7 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stentor agent: {e}", file=sys.stderr)
         return 2
     logs.set_up(debug=values.debug.enabled)
-    paths = Paths(arguments.state_dir, arguments.run_dir, arguments.bpffs, arguments.cni_conf_dir)
+    paths = Paths(
+        arguments.state_dir,
+        arguments.run_dir,
+        arguments.bpffs,
+        arguments.cni_conf_dir,
+        launches_bgp=not arguments.no_bgp_launch,
+    )
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
@@ -75,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--run-dir", type=Path, default=Paths().run, metavar="DIR", help="sockets")
     parser.add_argument("--bpffs", type=Path, default=Paths().bpffs, metavar="DIR", help="where a bpffs is mounted")
+    parser.add_argument("--no-bgp-launch", action="store_true", help="somebody else keeps the BGP speaker running")
     parser.add_argument("--cni-conf-dir", type=Path, default=Paths().cni_conf, metavar="DIR", help="for the conflist")
     return parser
 

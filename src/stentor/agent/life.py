@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from stentor.agent import device, service, wiring
+from stentor.agent.bgp import BGPControl
 from stentor.agent.conflist import write_conflist
 from stentor.agent.device import OwnDevices, Underlay
 from stentor.agent.endpoint import Endpoints, LinkSettings
@@ -65,6 +66,7 @@ class Paths(msgspec.Struct, frozen=True):
     run: Path = Path("/run/stentor")
     bpffs: Path = Path("/sys/fs/bpf")
     cni_conf: Path = Path("/etc/cni/net.d")
+    launches_bgp: bool = True
 
 
 class Agent:
@@ -88,6 +90,10 @@ class Agent:
             self.tables, client, values, node_name, own_row=self._own_row, own_gone=self._note_deletion
         )
         self.service_sources = service.sources(self.tables.database, self.tables.services, client, values, node_name)
+        self.bgp: BGPControl | None = None
+        if values.bgp_control_plane.enabled:
+            launches = paths.launches_bgp
+            self.bgp = BGPControl(self.tables, client, values, node_name, paths.run, launches=launches)
         self.endpoints = Endpoints(
             self.tables.database, self.tables.endpoints, self.pools, self.store, self.families, self.link_thread
         )
@@ -242,7 +248,7 @@ class Agent:
         self.service_target = service.target(self.datapath.maps, self.values)
         self.reconcilers = (
             *wiring.reconcile(self.tables, self.datapath.maps, self.client, self.link_thread, node=node),
-            service.reconciler(self.tables.services, self.service_target),
+            balancer := service.reconciler(self.tables.database, self.tables.services, self.service_target),
         )
         self._policy_writers = tuple(each for each in self.reconcilers if each.name in wiring.POLICY_WRITERS)
         for reconciler in self.reconcilers:
@@ -255,6 +261,8 @@ class Agent:
             ender = SocketEnder(self.datapath.maps["lb_origins"])
             work = functools.partial(service.end_stranded_sockets, self.service_target, ender, self._socket_namespaces)
             jobs.keep("end-stranded-sockets", work)
+        if self.bgp is not None:
+            self.bgp.start(jobs, self.graph, balancer, self.service_sources, self.link_thread)
 
     def _socket_namespaces(self) -> list[str]:
         """Network namespaces of the pods whose sockets are translated, and that the configuration lets us end."""

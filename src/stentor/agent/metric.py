@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from prometheus_client.core import Metric
 
 import stentor
+from stentor.agent import bgp_status
 from stentor.agent.life import Agent
 from stentor.agent.status import status_of
 from stentor.datapath import metric as datapath
@@ -26,6 +27,8 @@ def sample(agent: Agent) -> Iterator[Metric]:
     yield from _endpoints(agent)
     yield from _cluster(agent)
     yield from _jobs(agent)
+    if agent.bgp is not None:
+        yield from bgp_status.sample(agent.bgp)
     if agent.datapath is not None:
         yield from _datapath(agent)
 

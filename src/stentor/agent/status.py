@@ -62,6 +62,7 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     ipam: tuple[PoolStatus, ...]
     routing: str
     masquerading: str
+    bgp: Statement
     mtu: int
     devices: tuple[str, ...]
     endpoints: dict[str, int]
@@ -97,6 +98,7 @@ def status_of(agent: Agent) -> AgentStatus:
         routing=f"Network: Tunnel [{values.tunnel_protocol}]   Host: BPF",
         masquerading=f"BPF   [{', '.join(d.name for d in agent.underlay.devices) if agent.underlay else ''}]   "
         + ", ".join(masquerade),
+        bgp=_bgp(agent),
         mtu=agent.underlay.mtu if agent.underlay is not None else 0,
         devices=tuple(each.name for each in agent.underlay.devices) if agent.underlay is not None else (),
         endpoints=states,
@@ -116,6 +118,14 @@ def _masquerade(agent: Agent) -> dict[int, bool]:
     values = agent.values
     on = {4: values.enable_ipv4_masquerade, 6: values.enable_ipv6_masquerade}
     return {family: on[family] for family in agent.families}
+
+
+def _bgp(agent: Agent) -> Statement:
+    if agent.bgp is None:
+        return Statement("Disabled")
+    problems, peers = agent.bgp.problems, agent.bgp.observer.peers
+    up = sum(1 for peer in peers if peer.session_state == "established")
+    return Statement("Warning" if problems else "Ok", f"{up} of {len(peers)} sessions established")
 
 
 def _waiting_for(agent: Agent) -> list[str]:
@@ -153,6 +163,7 @@ def _problems(agent: Agent) -> list[str]:
     problems += [
         f"{part.name}: {part.message}" for part in agent.health.parts if part.level is Level.DEGRADED and part.message
     ]
+    problems += [f"BGP: {problem}" for problem in agent.bgp.problems] if agent.bgp is not None else []
     waiting = sum(1 for row in agent.tables.endpoints if row.state is EndpointState.WAITING_FOR_IDENTITY)
     if waiting:
         problems.append(f"{waiting} endpoints wait for an identity; is the operator running?")

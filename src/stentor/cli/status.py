@@ -219,6 +219,7 @@ def _details(answer: dict[str, Any]) -> str:
         "Routing:": answer["routing"],
         "Devices:": f"{' '.join(answer['devices'])}   MTU {answer['mtu']}",
         "Masquerading:": answer["masquerading"],
+        "BGP:": f"{answer['bgp']['state']}   {answer['bgp']['msg']}",
         "Endpoints:": ", ".join(f"{count} {state}" for state, count in answer["endpoints"].items()) or "none",
         "Identities:": str(answer["identities"]),
         "Nodes:": str(answer["nodes"]),

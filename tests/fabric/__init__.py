@@ -1,0 +1,1 @@
+"""Clusters whose nodes speak BGP with real routers."""

@@ -1,0 +1,138 @@
+"""CiliumBGPPeeringPolicy end to end: applied by kubectl, routes read from BIRD's and FRR's tables, packets from outside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from fabric.cluster import (
+    CLIENT,
+    NODES,
+    TOR_2,
+    TOR_2_ASN,
+    apply,
+    bird_paths,
+    bird_since,
+    frr_paths,
+    give,
+    mirror,
+    pod_cidrs,
+    seen_address,
+    topology,
+)
+from labs.lab import Lab, LabFactory, eventually, remove
+
+VERBATIM = """
+apiVersion: cilium.io/v2alpha1
+kind: CiliumBGPPeeringPolicy
+metadata:
+  name: test
+spec:
+  nodeSelector:
+    matchLabels:
+      kubernetes.io/os: linux
+  virtualRouters:
+  - exportPodCIDR: true
+    localASN: 65100
+    neighbors:
+    - peerASN: 6500
+      peerAddress: 172.22.0.5/32
+    serviceSelector:
+      matchLabels:
+        app: nginx
+"""
+
+WEB = """
+apiVersion: v1
+kind: Service
+metadata: {name: web, labels: {app: nginx}}
+spec:
+  type: LoadBalancer
+  loadBalancerClass: io.cilium/bgp-control-plane
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: unselected, labels: {app: other}}
+spec:
+  type: LoadBalancer
+  loadBalancerClass: io.cilium/bgp-control-plane
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
+"""
+VIP = {4: "198.18.7.1", 6: "2001:db8:7::1"}
+
+
+@pytest.fixture(scope="module")
+def lab(lab_maker: LabFactory) -> Iterator[Lab]:
+    made = lab_maker(topology())
+    try:
+        apply(made, VERBATIM, WEB, mirror("web", "node-2"))
+        made.kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
+        yield made
+    finally:
+        remove(made)
+
+
+def test_pod_cidrs_of_every_node_arrive_with_its_address(lab: Lab) -> None:
+    for node, addresses in NODES.items():
+        for cidr in pod_cidrs(lab, node):
+            paths = eventually(lambda cidr=cidr: bird_paths(lab, cidr))
+            assert set(paths) == {node}
+            assert paths[node].next_hop == addresses[6 if ":" in cidr else 4]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_outside_host_reaches_a_pod_and_sees_its_own_address(lab: Lab, family: int) -> None:
+    pod = {6 if ":" in each["ip"] else 4: each["ip"] for each in lab.objects("pod", "web")["status"]["podIPs"]}
+    eventually(lambda: seen_address(lab, "client", pod[family]) == CLIENT[family])
+
+
+def test_a_selected_services_address_comes_and_goes(lab: Lab) -> None:
+    eventually(lambda: bird_since(lab, "node-1") and bird_since(lab, "node-2"))
+    before = [bird_since(lab, node) for node in NODES]
+    give(lab, "web", *VIP.values())
+    give(lab, "unselected", "198.18.7.9")
+    for family, host in ((4, "/32"), (6, "/128")):
+        paths = eventually(lambda f=family, h=host: (p := bird_paths(lab, VIP[f] + h)).keys() == NODES.keys() and p)
+        assert {name: seen.next_hop for name, seen in paths.items()} == {n: a[family] for n, a in NODES.items()}
+    assert bird_paths(lab, "198.18.7.9/32") == {}
+    give(lab, "web")
+    eventually(lambda: not bird_paths(lab, VIP[4] + "/32"))
+    assert [bird_since(lab, node) for node in NODES] == before
+
+
+def test_a_second_neighbour_leaves_the_first_session_alone(lab: Lab) -> None:
+    eventually(lambda: bird_since(lab, "node-1"))
+    before = bird_since(lab, "node-1")
+    neighbour = {"peerAddress": f"{TOR_2[4]}/32", "peerASN": TOR_2_ASN}
+    add = [{"op": "add", "path": "/spec/virtualRouters/0/neighbors/-", "value": neighbour}]
+    lab.kubectl("patch", "ciliumbgppeeringpolicy", "test", "--type=json", "-p", json.dumps(add))
+    for node, addresses in NODES.items():
+        for cidr in pod_cidrs(lab, node):
+            eventually(lambda cidr=cidr, a=addresses: frr_paths(lab, cidr) == {a[4]})
+    assert bird_since(lab, "node-1") == before
+
+
+def test_attributes_of_pod_cidrs_change_without_a_reset(lab: Lab) -> None:
+    eventually(lambda: bird_since(lab, "node-1"))
+    before = bird_since(lab, "node-1")
+    attributes = [
+        {
+            "selectorType": "PodCIDR",
+            "selector": {"matchLabels": {"kubernetes.io/hostname": "node-1"}},
+            "communities": {"standard": ["65100:7"], "large": ["65100:1:2"]},
+        }
+    ]
+    path = "/spec/virtualRouters/0/neighbors/0/advertisedPathAttributes"
+    change = [{"op": "add", "path": path, "value": attributes}]
+    lab.kubectl("patch", "ciliumbgppeeringpolicy", "test", "--type=json", "-p", json.dumps(change))
+    cidr = pod_cidrs(lab, "node-1")[0]
+    eventually(lambda: bird_paths(lab, cidr)["node-1"].communities == {"65100:7"})
+    assert bird_paths(lab, cidr)["node-1"].large == {"65100:1:2"}
+    assert bird_paths(lab, pod_cidrs(lab, "node-2")[0])["node-2"].communities == set()
+    assert bird_since(lab, "node-1") == before
