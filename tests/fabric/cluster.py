@@ -1,4 +1,5 @@
-"""Two nodes and two routers on one network, and a client behind each router's address: BIRD on `tor-1`, FRR on `tor-2`."""
+"""Two nodes and two routers on one network, BIRD on `tor-1`, their default gateway with a client behind it, and FRR on `tor-2`,
+which has a wire of its own to `node-1`."""
 
 from __future__ import annotations
 
@@ -24,8 +25,9 @@ protocol device {}
 protocol direct { ipv4; ipv6; interface "eth1"; }
 protocol kernel { ipv4 { export where source = RTS_BGP; import none; }; merge paths on; }
 protocol kernel { ipv6 { export where source = RTS_BGP; import none; }; merge paths on; }
+protocol bfd { interface "eth0" { min rx interval 100 ms; min tx interval 100 ms; }; }
 template bgp node {
-  local as 6500; passive yes; graceful restart on;
+  local as 6500; passive yes; graceful restart on; bfd on; error wait time 1, 2;
   ipv4 { import all; export none; };
   ipv6 { import all; export none; };
 }
@@ -40,11 +42,14 @@ _FRR = """router bgp 6600
  neighbor nodes passive
  neighbor 172.22.0.11 peer-group nodes
  neighbor 172.22.0.12 peer-group nodes
+ neighbor eth1 interface remote-as 65100
  address-family ipv4 unicast
   neighbor nodes activate
+  neighbor eth1 activate
  exit-address-family
  address-family ipv6 unicast
   neighbor nodes activate
+  neighbor eth1 activate
  exit-address-family
 """
 
@@ -78,7 +83,7 @@ def topology(values: dict[str, Any] | None = None) -> dict[str, Any]:
         },
         {
             "name": "tor-2",
-            "networks": [{"name": "fabric", "addresses": list(TOR_2.values())}],
+            "networks": [{"name": "fabric", "addresses": list(TOR_2.values())}, {"name": "wire"}],
             "forward": True,
             "files": {"/etc/frr/bgpd.conf": _FRR},
             "run": [["sh", "-c", _START_ZEBRA], ["sh", "-c", _START_BGPD]],
@@ -93,20 +98,23 @@ def topology(values: dict[str, Any] | None = None) -> dict[str, Any]:
         "name": "c1",
         "values": {"bgpControlPlane": {"enabled": True}} | (values or {}),
         "nodes": [
-            {"name": name, "networks": [{"name": "fabric", "addresses": list(addresses.values())}]}
+            {
+                "name": name,
+                "networks": [
+                    {"name": "fabric", "addresses": list(addresses.values())},
+                    *([{"name": "wire"}] if name == "node-1" else []),
+                ],
+            }
             for name, addresses in NODES.items()
         ],
     }
     nets = [
         {"name": "fabric", "cidrs": ["172.22.0.0/24", "fd00:22::/64"]},
         {"name": "outside", "cidrs": ["192.168.77.0/24", "fd00:77::/64"]},
+        {"name": "wire", "cidrs": ["172.31.255.0/29"]},
     ]
     routes = [{"machine": "client", "to": "default", "via": via} for via in ("192.168.77.1", "fd00:77::1")]
-    routes += [
-        {"machine": node, "to": to, "via": via}
-        for node in NODES
-        for to, via in (("192.168.77.0/24", TOR_1[4]), ("fd00:77::/64", TOR_1[6]))
-    ]
+    routes += [{"machine": node, "to": "default", "via": via} for node in NODES for via in TOR_1.values()]
     return {
         "apiVersion": "lab.stentor.io/v1",
         "kind": "Topology",
@@ -161,6 +169,20 @@ def bird_since(lab: Lab, node: str) -> str:
         words = line.split()
         if words and words[0] == node.replace("-", "") and "Established" in line:
             return words[4]
+    return ""
+
+
+def bird_neighbor_id(lab: Lab, node: str) -> str:
+    found = re.search(r"Neighbor ID:\s+(\S+)", birdc(lab, "show", "protocols", "all", node.replace("-", "")))
+    return found.group(1) if found else ""
+
+
+def bird_bfd(lab: Lab, node: str) -> str:
+    """`Up`, `Down`, …; empty without a session."""
+    for line in birdc(lab, "show", "bfd", "sessions").splitlines():
+        words = line.removeprefix("1020-").split()
+        if words and words[0] == NODES[node][4]:
+            return words[2]
     return ""
 
 

@@ -17,6 +17,8 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from stentor.agent import bgp_machine
 from stentor.agent.bgp_status import Observer
 from stentor.agent.service import ServiceSources
@@ -150,6 +152,7 @@ def sources(
         *,
         namespace: str = "",
         field_selector: str = "",
+        keep: Callable[[str], bool] = lambda _: False,
     ) -> Reflector[Any]:
         return table_source(
             client,
@@ -160,7 +163,15 @@ def sources(
             key_of=lambda key: key.name,
             namespace=namespace,
             field_selector=field_selector,
+            keep=keep,
         )
+
+    def keep_leaving(name: str) -> bool:
+        """A node whose Node is deleted is still here, with what selects it, until it has told its peers."""
+        row = tables.nodes.get(name)
+        if row is not None:
+            database.put(tables.nodes, msgspec.structs.replace(row, is_leaving=True))
+        return row is not None
 
     own = f"metadata.name={node_name}"
     return (
@@ -171,7 +182,7 @@ def sources(
         source(PEER_OPTIONS, tables.peer_options),
         source(INSTANCE_OPTIONS, tables.instance_options),
         source(LB_IP_POOLS, tables.pools, pool_row),
-        source(NODES, tables.nodes, node_row, field_selector=own),
+        source(NODES, tables.nodes, node_row, field_selector=own, keep=keep_leaving),
         *([source(SECRETS, tables.passwords, password_row, namespace=secrets_namespace)] if secrets_namespace else []),
     )
 

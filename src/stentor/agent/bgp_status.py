@@ -95,7 +95,8 @@ class Observer:
         if name not in self._control.tables.node_configs:
             self._written = None
             return
-        wanted = status_of(plan, self.peers, self._control.link.fault)
+        config = self._control.tables.node_configs[name]
+        wanted = status_of(plan, self.peers, self._control.link.fault, config.generation)
         if self._written is not None and _same(wanted, self._written):
             return
         try:
@@ -125,6 +126,7 @@ class Observer:
             if wanted.message == self._on_node:
                 return
             condition = msgspec.to_builtins(wanted) | {"lastHeartbeatTime": wanted.last_transition_time}
+            del condition["observedGeneration"]  # a Node's conditions have none
             change = patch.strategic({"status": {"conditions": [condition]}})
             await self._client.patch(NODES, name, change, subresource="status")
             self._on_node = wanted.message
@@ -142,24 +144,31 @@ def _same(one: CiliumBGPNodeStatus, other: CiliumBGPNodeStatus) -> bool:
     return timeless(one) == timeless(other)
 
 
-def status_of(plan: Plan, peers: Iterable[PeerStatus], fault: str) -> CiliumBGPNodeStatus:
+def status_of(plan: Plan, peers: Iterable[PeerStatus], fault: str, generation: int = 0) -> CiliumBGPNodeStatus:
     """The status of a node's configuration; of one that a CiliumBGPPeeringPolicy supersedes without instances."""
     if plan.api != NODE_CONFIG:
-        return CiliumBGPNodeStatus(conditions=conditions_of(Plan(), ""))
-    found = list(peers)
+        return CiliumBGPNodeStatus(conditions=conditions_of(Plan(), "", generation))
+    found = {(each.instance, each.name): peer_status(each) for each in peers}
+    for problem in plan.problems:  # who has no session because of a wrong field is not left out
+        if problem.peer:
+            found.setdefault((problem.instance, problem.peer), _without_session(problem.peer))
     instances = tuple(
         CiliumBGPNodeInstanceStatus(
             name=instance.name,
             local_asn=instance.local_asn,
-            peers=tuple(sorted((peer_status(each) for each in found if each.instance == instance.name), key=_name)),
+            peers=tuple(sorted((row for (name, _), row in found.items() if name == instance.name), key=_name)),
         )
         for instance in plan.instances
     )
-    return CiliumBGPNodeStatus(bgp_instances=instances, conditions=conditions_of(plan, fault))
+    return CiliumBGPNodeStatus(bgp_instances=instances, conditions=conditions_of(plan, fault, generation))
 
 
 def _name(peer: CiliumBGPNodePeerStatus) -> str:
     return peer.name
+
+
+def _without_session(name: str) -> CiliumBGPNodePeerStatus:
+    return CiliumBGPNodePeerStatus(name=name, peer_address="", peering_state="idle")
 
 
 def peer_status(peer: PeerStatus) -> CiliumBGPNodePeerStatus:
@@ -185,23 +194,24 @@ def peer_status(peer: PeerStatus) -> CiliumBGPNodePeerStatus:
     )
 
 
-def conditions_of(plan: Plan, fault: str) -> tuple[StatusCondition, ...]:
+def conditions_of(plan: Plan, fault: str, generation: int = 0) -> tuple[StatusCondition, ...]:
     """Upstream's condition with everything that is wrong, and ours for what has to wait."""
     wrong = [str(problem) for problem in plan.problems if not problem.is_waiting] + ([fault] if fault else [])
     waiting = [str(problem) for problem in plan.problems if problem.is_waiting]
-    found = [_condition(RECONCILE_ERROR, wrong, "BGPReconcileError", "NoError")]
+    found = [_condition(RECONCILE_ERROR, wrong, "BGPReconcileError", "NoError", generation)]
     if waiting:
-        found.append(_condition(WAITS_FOR_POOLS, waiting, "Waiting", "NotWaiting"))
+        found.append(_condition(WAITS_FOR_POOLS, waiting, "Waiting", "NotWaiting", generation))
     return tuple(found)
 
 
-def _condition(kind: str, texts: list[str], reason: str, otherwise: str) -> StatusCondition:
+def _condition(kind: str, texts: list[str], reason: str, otherwise: str, generation: int = 0) -> StatusCondition:
     return StatusCondition(
         type=kind,
         status="True" if texts else "False",
         reason=reason if texts else otherwise,
         message="; ".join(texts)[:_MESSAGE_LENGTH],
         last_transition_time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        observed_generation=generation,
     )
 
 

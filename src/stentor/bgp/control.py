@@ -34,12 +34,6 @@ class _Request(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_field
     """Base of all requests."""
 
 
-class Apply(_Request, frozen=True, tag="apply"):
-    """Go to this configuration."""
-
-    config: Config
-
-
 class SetRoutes(_Request, frozen=True, tag="setRoutes"):
     """Routes of ``owner``: ``replace`` all, or add some and withdraw others."""
 
@@ -48,6 +42,14 @@ class SetRoutes(_Request, frozen=True, tag="setRoutes"):
     routes: tuple[Route, ...] = ()
     withdraw: tuple[str, ...] = ()
     replace: bool = False
+
+
+class Apply(_Request, frozen=True, tag="apply"):
+    """Go to this configuration, with these ``routes`` in the same moment: no peer sees the one without the other."""
+
+    config: Config
+    routes: tuple[SetRoutes, ...] = ()
+    drained: bool | None = None
 
 
 class ShowPeers(_Request, frozen=True, tag="peers"):
@@ -211,7 +213,14 @@ class Control:
 
     def _apply(self, request: Apply) -> object:
         check(request.config)
-        self._speaker.apply(request.config)
+        try:
+            self._speaker.apply(request.config)
+        finally:  # an address that cannot be listened on concerns nobody's routes
+            for each in request.routes:
+                if each.instance in self._speaker.instances:
+                    self._set_routes(each)
+            if request.drained is not None:
+                self._drain(Drain(request.drained))
         return {"ok": True}
 
     def _set_routes(self, request: SetRoutes) -> object:

@@ -122,6 +122,8 @@ class Instance:
 
     def drain(self, is_draining: bool) -> None:
         """Mark all routes with GRACEFUL_SHUTDOWN (RFC 8326), so that traffic moves before sessions end."""
+        if is_draining == self.is_draining:
+            return
         self.is_draining = is_draining
         for neighbour in self.sessions():
             if neighbour.exchange is not None:

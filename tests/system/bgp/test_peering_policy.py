@@ -10,6 +10,7 @@ import pytest
 from fabric.cluster import (
     CLIENT,
     NODES,
+    TOR_1,
     TOR_2,
     TOR_2_ASN,
     apply,
@@ -136,3 +137,31 @@ def test_attributes_of_pod_cidrs_change_without_a_reset(lab: Lab) -> None:
     assert bird_paths(lab, cidr)["node-1"].large == {"65100:1:2"}
     assert bird_paths(lab, pod_cidrs(lab, "node-2")[0])["node-2"].communities == set()
     assert bird_since(lab, "node-1") == before
+
+
+def test_a_wrong_field_is_a_condition_of_the_node(lab: Lab) -> None:
+    def message() -> str:
+        conditions = lab.objects("node", "node-1")["status"]["conditions"]
+        found = [each for each in conditions if each["type"] == "cilium.io/BGPReconcileError"]
+        return str(found[0]["message"]) if found else ""
+
+    before = eventually(lambda: bird_since(lab, "node-1"))
+    twin = {"peerAddress": f"{TOR_1[4]}/32", "peerASN": 6500}
+    add = [{"op": "add", "path": "/spec/virtualRouters/0/neighbors/1", "value": twin}]
+    lab.kubectl("patch", "ciliumbgppeeringpolicy", "test", "--type=json", "-p", json.dumps(add))
+    wrong = "CiliumBGPPeeringPolicy test: spec.virtualRouters[0].neighbors[1].peerAddress: 172.22.0.5 appears twice"
+    eventually(lambda: message() == wrong)
+    assert bird_since(lab, "node-1") == before
+    remove_it = [{"op": "remove", "path": "/spec/virtualRouters/0/neighbors/1"}]
+    lab.kubectl("patch", "ciliumbgppeeringpolicy", "test", "--type=json", "-p", json.dumps(remove_it))
+    eventually(lambda: message() == "")
+    assert bird_since(lab, "node-1") == before
+
+
+def test_a_younger_policy_for_the_same_node_changes_nothing(lab: Lab) -> None:
+    before = eventually(lambda: bird_since(lab, "node-1"))
+    apply(lab, VERBATIM.replace("name: test", "name: younger").replace("localASN: 65100", "localASN: 65999"))
+    eventually(lambda: "younger" in lab.stentor("status", "-o", "json", check=False).stdout)
+    assert bird_since(lab, "node-1") == before
+    lab.kubectl("delete", "ciliumbgppeeringpolicy", "younger")
+    eventually(lambda: "younger" not in lab.stentor("status", "-o", "json", check=False).stdout)

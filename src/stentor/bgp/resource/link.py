@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from stentor.bgp.config import Config, Route
+from stentor.bgp.config import Route
 from stentor.bgp.errors import Unreachable
 from stentor.bgp.resource.plan import Plan
 from stentor.bgp.resource.route import BGPRoute
@@ -77,15 +77,13 @@ class Link:
         self.is_connected = False
         self.fault = "not asked yet"  # why the speaker does not do what the tables say; empty when it does
         self.since: dict[tuple[str, str], float] = {}  # when each of our routes was announced, by instance and prefix
-        self.errors: dict[str, int] = {}  # by instance
+        self.errors: dict[str, int] = {}  # problems of plans and refusals of the speaker so far, by instance
         self.runs = Durations()
         self._tables = tables
         self._on_missing = on_missing
         self._wake = asyncio.Event()
         self._plan_tracker = tables.plans.track(replay=False, wake=self._wake.set)
         self._route_tracker = tables.routes.track(replay=False, wake=self._wake.set)
-        self._applied = Config()
-        self._is_drained = False
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -124,6 +122,9 @@ class Link:
             changed = {change.key for change in self._route_tracker.drain()}
             if self._plan_tracker.drain() or not is_stated or self.fault:
                 plan = self._tables.plan
+                for problem in plan.problems:
+                    if not problem.is_waiting:
+                        self.errors[problem.instance] = self.errors.get(problem.instance, 0) + 1
                 requests = list(self._everything(plan))
             else:
                 requests = list(self._changes(plan, changed))
@@ -162,17 +163,15 @@ class Link:
 
     def _everything(self, plan: Plan) -> Iterator[dict[str, Any]]:
         """The whole configuration, then all routes of each instance, which leaves alone what is there already."""
-        yield {"request": "apply", "config": speaker_config(plan)}
-        if plan.is_drained or self._is_drained:
-            yield {"request": "drain", "enabled": plan.is_drained}
-        self._is_drained = plan.is_drained
         known, self.since = self.since, {}
+        routes = []
         for instance in plan.instances:
             rows = [row for row in self._tables.routes if row.instance == instance.name]
             for row in rows:
                 key = (instance.name, str(row.prefix))
                 self.since[key] = known.get(key, time.time())
-            yield _set_routes(instance.name, rows, replace=True)
+            routes.append(_set_routes(instance.name, rows, replace=True))
+        yield {"request": "apply", "config": speaker_config(plan), "routes": routes, "drained": plan.is_drained}
 
     def _changes(self, plan: Plan, changed: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
         names = {instance.name for instance in plan.instances}
@@ -208,9 +207,12 @@ async def ask(path: str, request: Mapping[str, Any]) -> list[dict[str, Any]]:
     """All answers to one request over a connection of its own; Unreachable when there is no speaker."""
     try:
         async with asyncio.timeout(_ANSWER_DEADLINE_S):
-            return [answer async for answer in stream(path, request)]
+            answers = [answer async for answer in stream(path, request)]
     except TimeoutError as error:
         raise Unreachable(path, "no answer") from error
+    if not answers and request["request"] != "routes":
+        raise Unreachable(path, "it closed the connection")
+    return answers
 
 
 async def stream(path: str, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:

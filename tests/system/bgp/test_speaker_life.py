@@ -1,0 +1,187 @@
+"""The speaker and its agent die, restart and stop, with BIRD and FRR as peers: sessions, routes, and packets on their way."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from fabric.cluster import (
+    NODES,
+    TOR_1,
+    TOR_2,
+    apply,
+    bird_paths,
+    bird_since,
+    frr_paths,
+    give,
+    mirror,
+    pod_cidrs,
+    topology,
+)
+from labs.lab import STENTOR, Lab, LabFactory, eventually, remove
+
+VIP = "198.18.7.1"
+RESTART = {"gracefulRestart": {"enabled": True, "restartTimeSeconds": 60}}
+POLICY = {
+    "apiVersion": "cilium.io/v2alpha1",
+    "kind": "CiliumBGPPeeringPolicy",
+    "metadata": {"name": "test"},
+    "spec": {
+        "virtualRouters": [
+            {
+                "localASN": 65100,
+                "exportPodCIDR": True,
+                "serviceSelector": {},
+                "neighbors": [
+                    {"peerAddress": f"{TOR_1[4]}/32", "peerASN": 6500, **RESTART},
+                    {"peerAddress": f"{TOR_2[4]}/32", "peerASN": 6600, **RESTART},
+                ],
+            }
+        ]
+    },
+}
+
+
+def service(policy: str) -> dict[str, Any]:
+    spec = {"type": "LoadBalancer", "externalTrafficPolicy": policy, "selector": {"app": "web"}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web", "labels": {"app": "web"}},
+        "spec": spec | {"ports": [{"port": 80, "targetPort": 8080}]},
+    }
+
+
+@pytest.fixture(scope="module")
+def lab(lab_maker: LabFactory) -> Iterator[Lab]:
+    made = lab_maker(topology())
+    try:
+        apply(made, POLICY, service("Local"), mirror("web-1", "node-1"), mirror("web-2", "node-2"))
+        made.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+        give(made, "web", VIP)
+        eventually(lambda: bird_paths(made, f"{VIP}/32").keys() == NODES.keys())
+        eventually(lambda: frr_paths(made, f"{VIP}/32") == {addresses[4] for addresses in NODES.values()})
+        yield made
+    finally:
+        remove(made)
+
+
+def pod_ip(lab: Lab, name: str) -> str:
+    return str(lab.objects("pod", name)["status"]["podIP"])
+
+
+@contextmanager
+def pings(lab: Lab, host: str) -> Iterator[list[int]]:
+    """A hundred echoes a second from the client while the block runs; the list holds how many were lost, afterwards."""
+    ping = f"ping -D -i 0.01 -W 1 {host} & p=$!; trap 'kill -INT $p' TERM; wait $p; wait $p"
+    command = [str(STENTOR), "lab", "exec", "--name", lab.name, "client", "--", "sh", "-c", ping]
+    process = subprocess.Popen(
+        command, env=lab.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    lost: list[int] = []
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.readline()  # the first answer
+        yield lost
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=30)
+    found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
+    assert found, output
+    lost.append(int(found.group(1)) - int(found.group(2)))
+
+
+def spoke(lab: Lab) -> list[str]:
+    """Since when BIRD's sessions are up."""
+    return [bird_since(lab, node) for node in NODES]
+
+
+def test_a_killed_agent_leaves_sessions_routes_and_packets_alone(lab: Lab) -> None:
+    before = eventually(lambda: (since := spoke(lab)) and all(since) and since)
+    with pings(lab, pod_ip(lab, "web-1")) as lost:
+        lab.run("kill", "node-1/agent")
+        eventually(lambda: "running" in peers(lab, "node-1")["speaker"])
+        assert set(bird_paths(lab, f"{VIP}/32")) == set(NODES)
+    assert lost == [0]
+    assert spoke(lab) == before
+
+
+def peers(lab: Lab, node: str) -> dict[str, Any]:
+    """What a node's agent says of its peers."""
+    url = "http://agent/v1/bgp/peers"
+    done = lab.exec(node, "curl", "-s", "--unix-socket", "/run/stentor/agent.sock", url, check=False)
+    answer: dict[str, Any] = json.loads(done.stdout) if done.stdout else {"speaker": "", "peers": []}
+    return answer
+
+
+def test_what_changed_while_the_agent_was_away_is_told_once_it_is_back(lab: Lab) -> None:
+    lab.run("stop", "node-1/agent")
+    give(lab, "web", "198.18.7.2")
+    eventually(lambda: set(bird_paths(lab, "198.18.7.2/32")) == {"node-2"})
+    assert set(bird_paths(lab, f"{VIP}/32")) == {"node-1"}
+    lab.run("start", "node-1/agent")
+    eventually(lambda: set(bird_paths(lab, "198.18.7.2/32")) == set(NODES))
+    eventually(lambda: not bird_paths(lab, f"{VIP}/32"))
+    give(lab, "web", VIP)
+    eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == set(NODES))
+
+
+def test_a_killed_speaker_comes_back_with_all_its_routes_and_loses_no_packet(lab: Lab) -> None:
+    before = eventually(lambda: (since := spoke(lab)) and all(since) and since)
+    with pings(lab, pod_ip(lab, "web-1")) as lost:
+        lab.run("kill", "node-1/bgp")
+        eventually(lambda: bird_since(lab, "node-1") not in ("", before[0]))
+        eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == set(NODES))
+        eventually(lambda: frr_paths(lab, pod_cidrs(lab, "node-1")[0]) == {NODES["node-1"][4]})
+    assert lost == [0]
+    assert bird_since(lab, "node-2") == before[1]
+
+
+def test_a_local_service_is_withdrawn_when_its_last_endpoint_here_goes(lab: Lab) -> None:
+    lab.kubectl("delete", "pod", "web-1", "--wait=false")
+    eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == {"node-2"})
+    apply(lab, mirror("web-1", "node-1"))
+    eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == set(NODES))
+
+
+def test_a_cordoned_node_asks_to_be_avoided(lab: Lab) -> None:
+    lab.kubectl("cordon", "node-1")
+    eventually(lambda: bird_paths(lab, f"{VIP}/32")["node-1"].communities == {"65535:0"})
+    assert bird_paths(lab, f"{VIP}/32")["node-2"].communities == set()
+    lab.kubectl("uncordon", "node-1")
+    eventually(lambda: bird_paths(lab, f"{VIP}/32")["node-1"].communities == set())
+
+
+def test_an_excluded_node_advertises_pods_and_no_services(lab: Lab) -> None:
+    label = "node.kubernetes.io/exclude-from-external-load-balancers"
+    lab.kubectl("label", "node", "node-1", f"{label}=")
+    eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == {"node-2"})
+    assert set(bird_paths(lab, pod_cidrs(lab, "node-1")[0])) == {"node-1"}
+    lab.kubectl("label", "node", "node-1", f"{label}-")
+    eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == set(NODES))
+
+
+def test_a_node_out_of_service_advertises_nothing(lab: Lab) -> None:
+    taint, before = "node.kubernetes.io/out-of-service=nodeshutdown:NoSchedule", bird_since(lab, "node-1")
+    lab.kubectl("taint", "node", "node-1", taint)
+    eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == {"node-2"})
+    eventually(lambda: not bird_paths(lab, pod_cidrs(lab, "node-1")[0]))
+    lab.kubectl("taint", "node", "node-1", f"{taint}-")
+    eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == set(NODES))
+    assert bird_since(lab, "node-1") == before
+
+
+def test_a_stopped_speaker_withdraws_although_peers_would_keep_its_routes(lab: Lab) -> None:
+    with pings(lab, pod_ip(lab, "web-1")):
+        lab.run("stop", "node-2/bgp")
+        assert bird_paths(lab, f"{VIP}/32").keys() == {"node-1"}
+        assert frr_paths(lab, pod_cidrs(lab, "node-2")[0]) == set()
+    lab.run("start", "node-2/bgp")
+    eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == set(NODES))
