@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from stentor.apiserver.errors import Cause, duplicate, forbidden, invalid, required, unsupported
+from stentor.apiserver.exposure import has_health_check, is_exposed, validate_exposure
 from stentor.apiserver.meta import check_label, check_subdomain, validate_labels
 from stentor.apiserver.pod import PROTOCOLS, check_port
 
@@ -21,6 +22,7 @@ _STATIC_NODE_PORTS: Final = 86
 _TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 _POLICIES = ("PreferDualStack", "RequireDualStack", "SingleStack")
 _HEADLESS = "None"
+_FULL = Cause("InternalError", "spec.ports", "Internal error: failed to allocate a nodePort: range is full")
 
 
 def set_service_defaults(service: Object) -> None:
@@ -67,7 +69,7 @@ def validate_service(service: Object) -> list[Cause]:
     for field in ("internalTrafficPolicy", "externalTrafficPolicy"):
         if spec.get(field, "Cluster") not in ("Cluster", "Local"):
             causes.append(unsupported(f"spec.{field}", spec[field], ("Cluster", "Local")))
-    return causes
+    return causes + validate_exposure(spec)
 
 
 def is_headless(spec: Object) -> bool:
@@ -247,7 +249,9 @@ class Allocator:
                 port.pop("nodePort", None)
                 if not wants:
                     continue
-                number = port["nodePort"] = self._free_port(port["protocol"], taken)
+                number = port["nodePort"] = self._free_port(taken)
+                if not number:
+                    return [_FULL]
             elif kind not in ("NodePort", "LoadBalancer"):
                 return [forbidden(path, f"may not be used when `type` is '{kind}'")]
             elif number not in NODE_PORTS:
@@ -259,12 +263,25 @@ class Allocator:
             if self._ports.get(key, owner) != owner:
                 return [invalid(path, number, "provided port is already allocated")]
             taken.add(key)
+        return self._set_health_check_port(owner, spec, taken)
+
+    def _set_health_check_port(self, owner: Owner, spec: Object, taken: set[tuple[int, str]]) -> list[Cause]:
+        if not has_health_check(spec):
+            return []
+        number = spec.get("healthCheckNodePort")
+        if not number:
+            number = spec["healthCheckNodePort"] = self._free_port(taken)
+        if not number:
+            return [_FULL]
+        if (number, "TCP") in taken or self._ports.get((number, "TCP"), owner) != owner:
+            return [invalid("spec.healthCheckNodePort", number, "provided port is already allocated")]
         return []
 
-    def _free_port(self, protocol: str, taken: set[tuple[int, str]]) -> int:
+    def _free_port(self, taken: set[tuple[int, str]]) -> int:
+        """0 when all are in use."""
         band = list(NODE_PORTS[_STATIC_NODE_PORTS:])
         random.shuffle(band)
-        used = {n for n, p in (*self._ports, *taken)}
+        used = {n for n, _ in (*self._ports, *taken)}
         return next((n for n in (*band, *NODE_PORTS[:_STATIC_NODE_PORTS]) if n not in used), 0)
 
 
@@ -276,7 +293,14 @@ def _node_ports(spec: Object) -> list[tuple[int, str]]:
 
 
 def _carry_over(spec: Object, old: Object) -> None:
-    """A client that leaves allocated fields out of an update keeps them."""
+    """A client that leaves allocated fields out of an update keeps them; what its new type has no use for goes."""
+    if not has_health_check(spec):
+        if spec.get("healthCheckNodePort") == old.get("healthCheckNodePort"):
+            spec.pop("healthCheckNodePort", None)
+    elif not spec.get("healthCheckNodePort") and old.get("healthCheckNodePort"):
+        spec["healthCheckNodePort"] = old["healthCheckNodePort"]
+    if not is_exposed(spec) and spec.get("externalTrafficPolicy") == old.get("externalTrafficPolicy"):
+        spec.pop("externalTrafficPolicy", None)
     if spec.get("type") == "ExternalName" or old.get("type") == "ExternalName":
         return
     if not spec.get("clusterIP"):
