@@ -1,9 +1,10 @@
 """Services: our socket programs and maps against iptables and nftables rules shaped as kube-proxy writes them.
 
-Connect latency with many services, the time to program all of them and to add one, the cost of a packet with 1 and with 50,000
-services, and how many flows Maglev moves. Client and server are two namespaces; only the client's side differs.
+Connect latency and throughput with many services, the time to program all of them and to add one, the cost of a packet with 1
+and with 50,000 services, and how many flows Maglev moves. Client and server are two namespaces; only the client's side differs.
+How long a change takes from the API to the map: service_event.py.
 
-    benchmarks/services.py [ROUNDS]
+    benchmarks/services.py [ROUNDS] [connect|program|packet|maglev ...]
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from stentor.sys.bpf import Map, create_link, try_program
 from stentor.tables.service import Backend, EntryFlag, FrontendKey, LBEntry, Protocol
 
 SERVER, PORT = "10.9.0.2", 8080
-COUNTS = (1, 1_000, 10_000)
+COUNTS = (1, 1_000, 10_000, 50_000)
 CONNECTS = 300
+BULK_BYTES = 256 << 20
 ALL = 10_000
 
 
@@ -115,15 +117,23 @@ class Rival:
     def enter(self) -> None:
         """What the measuring process does before it connects."""
 
-    def measure(self, count: int) -> float:
-        """Median time to connect, in µs, to services spread over all `count`."""
+    def latency_us(self, count: int) -> float:
+        """Median time to connect to services spread over all `count`."""
+        return self._measure(lambda: connect_all(count))
+
+    def throughput(self, count: int) -> float:
+        """Gb/s of one connection to the last of `count` services."""
+        return self._measure(lambda: send_bulk(count))
+
+    def _measure(self, work: Callable[[], float]) -> float:
+        """What `work` returns in a process of its own, in the client's place."""
         read_end, write_end = os.pipe()
         child = os.fork()
         if not child:
             try:
                 with self.host.inside():
                     self.enter()
-                    os.write(write_end, json.dumps(connect_all(count)).encode())
+                    os.write(write_end, json.dumps(work()).encode())
             finally:
                 os._exit(0)
         os.close(write_end)
@@ -143,11 +153,22 @@ def connect_all(count: int) -> float:
     return statistics.median(times) * 1e6
 
 
+def send_bulk(count: int) -> float:
+    part = bytes(1 << 20)
+    with socket.create_connection((vip(count - 1), 80)) as s:
+        began = time.perf_counter()
+        for _ in range(BULK_BYTES // len(part)):
+            s.sendall(part)
+        s.shutdown(socket.SHUT_WR)
+        s.recv(1)  # the server closes when it has everything
+        return BULK_BYTES * 8 / (time.perf_counter() - began) / 1e9
+
+
 class Ours(Rival):
     def __init__(self, server: Host, number: int) -> None:
         super().__init__(server, number)
         found = read_objects()["sock"]
-        self.maps = {name: Map.create(found.map_spec(name), name) for name in found.definitions}
+        self.maps = {name: Map.create(found.map_spec(name, 131_072), name) for name in found.definitions}
         loaded = found.load(DatapathConfig(overlay_ifindex=1).pack(), self.maps)
         self.target = ServiceTarget(self.maps, lambda found: maglev.table(found, 251, bytes(12)), 251)
         self.group = cgroup.root() / f"stentor-bench-{os.getpid()}"
@@ -196,9 +217,13 @@ def latencies(rounds: int, rivals: dict[str, Ours | Ruled]) -> list[str]:
     for count in COUNTS:
         for rival in rivals.values():
             rival.program(range(count))
-        samples = interleave({name: (lambda r=rival, c=count: r.measure(c)) for name, rival in rivals.items()}, rounds)
-        save(f"services-connect-{count}", samples)
-        parts.append(table(f"Connect, {count:,} services", "µs, p50", samples, "ours"))
+        latency = interleave(
+            {name: (lambda r=rival, c=count: r.latency_us(c)) for name, rival in rivals.items()}, rounds
+        )
+        bulk = interleave({name: (lambda r=rival, c=count: r.throughput(c)) for name, rival in rivals.items()}, rounds)
+        save(f"services-connect-{count}", {"latency_us": latency, "gbps": bulk})
+        parts.append(table(f"Connect, {count:,} services", "µs, p50", latency, "ours"))
+        parts.append(table(f"One stream, {count:,} services", "Gb/s", bulk, "ours"))
         for rival in rivals.values():
             rival.clear(range(count))
     return parts
@@ -265,8 +290,20 @@ def disruption() -> str:
     return f"### Maglev, one of 100 backends leaves\n\n{summarise(moved)} % of the other flows move.\n"
 
 
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+PARTS = ("connect", "program", "packet", "maglev")
+
+
+def main(rounds: int = 10, wanted: Sequence[str] = PARTS) -> None:
+    """Prints Markdown, saves JSON."""
+    if "packet" in wanted:
+        print(packets(rounds), flush=True)
+    if "maglev" in wanted:
+        print(disruption(), flush=True)
+    if "connect" in wanted or "program" in wanted:
+        against_rules(rounds, wanted)
+
+
+def against_rules(rounds: int, wanted: Sequence[str]) -> None:
     server = Host("server")
     ours, nft = Ours(server, 1), ["nft", "-f", "-"]
     rivals: dict[str, Ours | Ruled] = {
@@ -280,8 +317,9 @@ def main() -> None:
     }  # fmt: skip
     pid = serve(server)
     try:
-        for part in (*latencies(rounds, rivals), *programming(rounds, rivals), packets(rounds), disruption()):
-            print(part, flush=True)
+        for name, work in (("connect", latencies), ("program", programming)):
+            for part in work(rounds, rivals) if name in wanted else ():
+                print(part, flush=True)
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
@@ -289,7 +327,7 @@ def main() -> None:
 
 
 def serve(server: Host) -> int:
-    """A process that accepts and closes; its id."""
+    """A process that accepts, reads to the end and closes; its id."""
     with server.inside():
         listener = socket.create_server(("0.0.0.0", PORT), backlog=4096)
     child = os.fork()
@@ -297,11 +335,14 @@ def serve(server: Host) -> int:
         listener.close()
         return child
     try:
+        buffer = bytearray(1 << 20)
         while True:
-            listener.accept()[0].close()
+            with listener.accept()[0] as s:
+                while s.recv_into(buffer):
+                    pass
     finally:
         os._exit(0)
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10, sys.argv[2:] or PARTS)

@@ -116,6 +116,24 @@ def fetch(lab: Lab, where: str, host: str, port: int = 80, times: int = 1) -> se
     return {answer["pod"] if answer else "" for answer in documents(output)}
 
 
+SELF_PORT = 9000
+_REACH_ITSELF = f"""
+import socket, sys
+server = socket.create_server(("::", {SELF_PORT}), family=socket.AF_INET6, dualstack_ipv6=True)
+client = socket.create_connection((sys.argv[1], {SELF_PORT}), timeout=5)
+answering, peer = server.accept()
+answering.sendall(b"it is me")
+print(client.recv(100).decode(), "at", peer[0].removeprefix("::ffff:"))
+"""
+
+
+def reach_itself(lab: Lab, pod: str, host: str) -> str:
+    """The pod connects to SELF_PORT of `host`, a service that leads to itself; as what address it sees itself come."""
+    said = lab.kubectl("exec", pod, "--", "python3", "-c", _REACH_ITSELF, host).stdout.split()
+    assert said[:-1] == ["it", "is", "me", "at"]
+    return said[-1]
+
+
 def documents(text: str) -> Iterator[Any]:
     """JSON documents one after the other."""
     decoder, text = json.JSONDecoder(), text.strip()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,28 +14,47 @@ from labs.lab import Lab, LabFactory, eventually, remove
 
 ECHO = "registry.k8s.io/gateway-api/conformance/echo-basic:v1"
 ROUNDS = 3
-# Connects without a pause until it is told to stop; prints how many connections it made and how many failed.
+WORKERS = 8
+PER_SECOND = 500
+GRACE_S = 0.2  # how long after the agent is back a connection may still go to a backend that died meanwhile
+# Connects PER_SECOND times a second until it is told to stop: every worker in its turn, late ones without a pause. Prints how
+# many connections were made, how many a second, and when each that failed began.
 CLIENT = """
-import os, socket, sys, time
-address, stop = sys.argv[1], "/tmp/stop"
+import json, os, socket, sys, threading, time
+address, workers, per_second, stop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "/tmp/stop"
 family = socket.AF_INET6 if ":" in address else socket.AF_INET
-made = failed = 0
-worst = 0.0
+began, made, failed = time.monotonic(), [0] * workers, []
+
+def connect():
+    with socket.socket(family, socket.SOCK_STREAM) as s:
+        s.settimeout(3)
+        s.connect((address, 80))
+        s.sendall(b"GET /health HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+        return s.recv(100).startswith(b"HTTP/1.1 200")
+
+def work(number):
+    pause = workers / per_second
+    due = began + pause * number / workers
+    while not os.path.exists(stop):
+        time.sleep(max(0, due - time.monotonic()))
+        due += pause
+        at = time.monotonic()
+        try:
+            good = connect()
+        except OSError:
+            good = False
+        made[number] += 1
+        if not good:
+            failed.append(at)
+
+threads = [threading.Thread(target=work, args=(number,)) for number in range(workers)]
+for thread in threads:
+    thread.start()
 open("/tmp/started", "w").close()
-while not os.path.exists(stop):
-    began = time.monotonic()
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as s:
-            s.settimeout(3)
-            s.connect((address, 80))
-            s.sendall(b"GET /health HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
-            good = s.recv(100).startswith(b"HTTP/1.1 200")
-    except OSError:
-        good = False
-    made += 1
-    failed += not good
-    worst = max(worst, time.monotonic() - began)
-print(f'{{"made": {made}, "failed": {failed}, "worst_s": {worst:.3f}}}')
+for thread in threads:
+    thread.join()
+rate = round(sum(made) / (time.monotonic() - began))
+print(json.dumps({"made": sum(made), "per_second": rate, "failed": failed}))
 """
 OBJECTS = [
     {
@@ -98,30 +120,62 @@ def lab(lab_maker: LabFactory) -> Iterator[Lab]:
         remove(made)
 
 
+class Clients:
+    """Both families' clients, at work from the start to `results`."""
+
+    def __init__(self, lab: Lab, service: str) -> None:
+        self.lab = lab
+        addresses = lab.objects("service", service)["spec"]["clusterIPs"]
+        for family, address in zip((4, 6), addresses, strict=True):
+            words = f"python3 /tmp/client.py {address} {WORKERS} {PER_SECOND}"
+            start = f"cat >/tmp/client.py; nohup {words} >/tmp/out 2>&1 </dev/null &"
+            lab.kubectl("exec", "-i", f"client-{family}", "--", "sh", "-c", start, input=CLIENT)
+            eventually(lambda f=family: self._try(f, "test", "-e", "/tmp/started").returncode == 0)
+
+    def _try(self, family: int, *command: str) -> subprocess.CompletedProcess[str]:
+        return self.lab.kubectl("exec", f"client-{family}", "--", *command, check=False)
+
+    def results(self) -> dict[int, dict[str, Any]]:
+        found = {}
+        for family in (4, 6):
+            self.lab.kubectl("exec", f"client-{family}", "--", "touch", "/tmp/stop")
+            found[family] = json.loads(eventually(lambda f=family: self._try(f, "cat", "/tmp/out").stdout.strip()))
+        print(found)
+        return found
+
+
 @pytest.mark.slow
 @pytest.mark.serial
 @pytest.mark.timeout(300)
 def test_no_connection_fails_while_backends_roll_and_the_agent_dies(lab: Lab) -> None:
-    addresses = dict(zip((4, 6), lab.objects("service", "web")["spec"]["clusterIPs"], strict=True))
-    for family, address in addresses.items():
-        start = f"cat >/tmp/client.py; nohup python3 /tmp/client.py {address} >/tmp/out 2>&1 </dev/null &"
-        lab.kubectl("exec", "-i", f"client-{family}", "--", "sh", "-c", start, input=CLIENT)
-        eventually(
-            lambda f=family: (
-                lab.kubectl("exec", f"client-{f}", "--", "test", "-e", "/tmp/started", check=False).returncode == 0
-            )
-        )
+    clients = Clients(lab, "web")
     for _ in range(ROUNDS):
         lab.kubectl("rollout", "restart", "deployment/web")
         lab.run("kill", "node-2/agent")
         lab.run("start", "node-2/agent")
         lab.kubectl("rollout", "status", "deployment/web", "--timeout=90s")
-    results = {}
-    for family in addresses:
-        lab.kubectl("exec", f"client-{family}", "--", "touch", "/tmp/stop")
-        results[family] = eventually(
-            lambda f=family: lab.kubectl("exec", f"client-{f}", "--", "cat", "/tmp/out").stdout.strip()
-        )
-    found = {family: json.loads(text) for family, text in results.items()}
-    assert all(each["made"] > 500 for each in found.values()), found
-    assert all(each["failed"] == 0 for each in found.values()), found
+    found = clients.results()
+    assert all(each["made"] > 5_000 for each in found.values()), found
+    assert all(each["failed"] == [] for each in found.values()), found
+
+
+@pytest.mark.slow
+@pytest.mark.serial
+@pytest.mark.timeout(300)
+def test_a_backend_that_dies_while_the_agent_is_down_is_missed_until_it_is_back_only(lab: Lab) -> None:
+    clients = Clients(lab, "web")
+    outages: list[tuple[float, float]] = []
+    for _ in range(ROUNDS):
+        (victim, *_) = lab.objects("pod", "-l", "app=web")["items"]
+        lab.run("kill", "node-2/agent")
+        down = time.monotonic()
+        lab.kubectl("delete", "pod", victim["metadata"]["name"], "--grace-period=0", "--force", "--wait=false")
+        time.sleep(0.5)
+        lab.run("start", "node-2/agent")
+        back = time.monotonic()
+        lab.kubectl("rollout", "status", "deployment/web", "--timeout=90s")
+        outages.append((down, back + GRACE_S))
+    found = clients.results()
+    assert all(each["made"] > 5_000 for each in found.values()), found
+    outside = [at for each in found.values() for at in each["failed"] if not any(a <= at <= b for a, b in outages)]
+    assert outside == []

@@ -95,6 +95,15 @@ def test_names(lab: Lab) -> None:
     assert sorted(dig(lab, "headless.default.svc.cluster.local")) == sorted(ips[0] for ips in pods.values())
     assert dig(lab, "alias.default.svc.cluster.local") == ["cluster.default.svc.cluster.local.", v4]
     assert dig(lab, "none.default.svc.cluster.local") == []
+    assert dig(lab, "-x", v6) == ["cluster.default.svc.cluster.local."]
+    assert dig(lab, "10-1-2-3.default.pod.cluster.local") == ["10.1.2.3"]
+    targets = dig(lab, "_http._tcp.headless.default.svc.cluster.local", "SRV")[3::4]
+    assert sorted(dig(lab, *targets)) == sorted(ips[0] for ips in pods.values())
+    assert dig(lab, "+search", "cluster") == [v4]
+    whole = lab.kubectl("exec", "client-1", "--", "dig", "+bufsize=1232", "none.default.svc.cluster.local").stdout
+    assert "status: NXDOMAIN" in whole
+    assert "SOA" in whole
+    assert "EDNS: version: 0" in whole
 
 
 def test_search_lists_lead_to_services(lab: Lab) -> None:

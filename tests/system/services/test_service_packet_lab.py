@@ -7,7 +7,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from balancing.cluster import OBJECTS, TOPOLOGY, WEB, apply, cluster_ips, fetch
+from balancing.cluster import (
+    OBJECTS,
+    SELF_PORT,
+    TOPOLOGY,
+    WEB,
+    apply,
+    cluster_ips,
+    fetch,
+    reach_itself,
+    service,
+    url,
+)
 from labs.lab import Lab, LabFactory, eventually, remove
 
 VALUES = {
@@ -23,7 +34,8 @@ def lab(lab_maker: LabFactory) -> Iterator[Lab]:
     topology["spec"]["clusters"][0]["values"] = VALUES
     made = lab_maker(topology)
     try:
-        apply(made, OBJECTS)
+        itself = service("itself", app="client", internalTrafficPolicy="Local", ports=[{"port": SELF_PORT}])
+        apply(made, [*OBJECTS, itself])
         eventually(lambda: all(fetch(made, "client-1", ip) <= WEB for ip in cluster_ips(made, "cluster")))
         yield made
     finally:
@@ -41,6 +53,17 @@ def test_cluster_addresses(lab: Lab, where: str) -> None:
 def test_node_ports(lab: Lab, where: str) -> None:
     for ip in ("172.18.0.11", "fd00:18::12"):
         assert fetch(lab, where, ip, 30080, times=24) == WEB
+
+
+def test_a_pod_reaches_itself_through_its_service(lab: Lab) -> None:
+    seen = [reach_itself(lab, "client-1", ip) for ip in cluster_ips(lab, "itself")]
+    assert seen == ["169.254.42.1", "fe80::1"]
+
+
+def test_nobody_behind_a_service_is_told_at_once(lab: Lab) -> None:
+    for ip in cluster_ips(lab, "nobody"):
+        done = lab.kubectl("exec", "client-1", "--", "curl", "-s", "-m", "10", url(ip), check=False)
+        assert "exit code 7" in done.stderr  # could not connect, as opposed to 28: timed out
 
 
 def test_names_lead_to_services(lab: Lab) -> None:

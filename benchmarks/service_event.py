@@ -1,0 +1,125 @@
+"""From the API to the kernel's map: a service's EndpointSlice changes, and its row in a running agent's map follows.
+
+A lab of one node with COUNT services; each change replaces the endpoint of one of them. `service_event.py [COUNT] [CHANGES]`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+from measure import save, summarise
+
+from stentor.api.core import ENDPOINT_SLICES, SERVICES, EndpointSlice, Service
+from stentor.datapath.maps import LB_KEY
+from stentor.kube import patch
+from stentor.kube.client import Client
+from stentor.kube.config import load
+from stentor.lab.place import Place
+from stentor.net.address import Addr
+from stentor.sys.bpf import Map
+from stentor.tables.service import Protocol
+
+STENTOR = Path(sys.executable).parent / "stentor"
+_PARALLEL = 32
+
+
+def service(number: int) -> Service:
+    raw = {"metadata": {"name": f"s-{number}", "namespace": "default"}, "spec": {"ports": [{"port": 80}]}}
+    return msgspec.convert(raw, Service)
+
+
+def endpoints(address: str) -> list[dict[str, object]]:
+    return [{"addresses": [address], "conditions": {"ready": True}}]
+
+
+def slice_of(number: int) -> EndpointSlice:
+    labels = {"kubernetes.io/service-name": f"s-{number}"}
+    return msgspec.convert(
+        {
+            "metadata": {"name": f"s-{number}", "namespace": "default", "labels": labels},
+            "addressType": "IPv4",
+            "ports": [{"name": "", "port": 8080}],
+            "endpoints": endpoints("10.250.0.1"),
+        },
+        EndpointSlice,
+    )
+
+
+class Bench:
+    """A lab whose one agent is watched."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home / "labs"
+        self.environment = {**os.environ, "STENTOR_LAB_HOME": str(self.home)}
+
+    def lab(self, *arguments: str) -> None:
+        subprocess.run([STENTOR, "lab", *arguments], env=self.environment, check=True, stdout=subprocess.DEVNULL)
+
+    def map(self) -> Map:
+        """node-1's services, by the pin."""
+        group = Place("default", self.home).cgroup / "machines/node-1/components/runner/cgroup.procs"
+        return Map.open(Path(f"/proc/{group.read_text().split()[0]}/root/sys/fs/bpf/stentor/maps/lb_services"))
+
+
+async def create(client: Client, count: int) -> list[bytes]:
+    """The services' keys in the map."""
+    slots = asyncio.Semaphore(_PARALLEL)
+
+    async def one(number: int) -> bytes:
+        async with slots:
+            made = await client.create(SERVICES, service(number))
+            await client.create(ENDPOINT_SLICES, slice_of(number))
+        return LB_KEY.pack(Addr.parse(made.spec.cluster_ip), 80, Protocol.TCP)
+
+    return list(await asyncio.gather(*(one(number) for number in range(count))))
+
+
+async def latencies_ms(client: Client, rows: Map, keys: list[bytes], changes: int) -> list[float]:
+    """From the moment before the PATCH is sent to the row that names another set of backends."""
+    found = []
+    for number in range(changes):
+        which = number % len(keys)
+        before = rows.get(keys[which])
+        change = patch.merge({"endpoints": endpoints(f"10.251.{number >> 8}.{number & 255}")})
+        began = time.perf_counter()
+        sent = asyncio.ensure_future(client.patch(ENDPOINT_SLICES, f"s-{which}", change, "default"))
+        while rows.get(keys[which]) == before:
+            await asyncio.sleep(0)
+        found.append((time.perf_counter() - began) * 1e3)
+        await sent
+        await asyncio.sleep(0.01)
+    return found
+
+
+async def run(bench: Bench, count: int, changes: int) -> list[float]:
+    rows = bench.map()
+    async with Client(load(bench.home / "default" / "kubeconfig")) as client:
+        keys = await create(client, count)
+        while any(rows.get(key) is None for key in keys):
+            await asyncio.sleep(0.01)
+        return await latencies_ms(client, rows, keys, changes)
+
+
+def main(count: int = 1_000, changes: int = 300) -> None:
+    """Prints Markdown, saves JSON."""
+    with tempfile.TemporaryDirectory(prefix="bench-service-") as home:
+        bench = Bench(Path(home))
+        try:
+            bench.lab("up")
+            found = sorted(asyncio.run(run(bench, count, changes)))
+        finally:
+            bench.lab("down", "--all")
+    save("service-event", found)
+    print(f"### One EndpointSlice of {count:,} services, PATCH sent to row changed\n")
+    print(f"median {summarise(found)} ms, p99 {found[int(len(found) * 0.99)]:.1f} ms")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
