@@ -17,15 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datapaths.bench import MAGLEV_SIZE as SIZE
-from datapaths.bench import OVERLAY_IFINDEX, TC_OK, TC_REDIRECT, TC_SHOT, Bench
+from datapaths.bench import OVERLAY_IFINDEX, TC_OK, TC_REDIRECT, TC_SHOT, Bench, tunnel_key
 from datapaths.model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Rule
-from datapaths.packet import ACK, FIN, RST, SCTP, SYN, TCP, UDP, Packet, frame, read, unreachable
+from datapaths.packet import ACK, FIN, RST, SCTP, SYN, TCP, UDP, Packet, fold, frame, overlay_frame, read, unreachable
 from stentor.datapath import targets
 from stentor.datapath.row import Uplink
 from stentor.datapath.service_target import ServiceTarget
 from stentor.datapath.verdict import Drop
 from stentor.net.address import Addr, Prefix
 from stentor.services import maglev
+from stentor.sys.bpf import Trial, try_program
 from stentor.tables.service import Backend, EntryFlag, FrontendKey, LBEntry, Protocol
 
 LOCAL = {4: ("10.1.0.11", "10.1.0.12"), 6: ("fd00:1::11", "fd00:1::12")}
@@ -37,6 +38,7 @@ VIPS = {4: ("10.96.0.1", "192.0.2.80", "192.0.2.81"), 6: ("fd00:96::1", "2001:db
 ANY = {4: "0.0.0.0", 6: "::"}
 RANGES = {4: ("203.0.113.0/24", "203.0.113.9/32"), 6: ("2001:db8:f::/48", "2001:db8:f::9/128")}
 TARGET, NODE_PORT = 8080, 30080
+XDP_PASS, XDP_TX = 2, 3
 SEED = maglev.parse_seed(maglev.DEFAULT_SEED)
 FULL = 0xFFFFFFFF
 
@@ -127,10 +129,11 @@ class World:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
+        self.seen: Counter[str] = Counter()
         known = [Known(ip, 1) for ip in NODE.values()]
         known += [Known(ip, 6, OTHER_NODE[4], True) for ip in OTHER_NODE.values()]
         known += [Known(ip, 300, OTHER_NODE[4]) for family in (4, 6) for ip in REMOTE[family]]
-        model = Model(rules=[Rule(1, 0, 0, 0, False)], known=known)
+        model = Model(rules=[Rule(1, 0, 0, 0, False)], known=known, nodes={OTHER_NODE[4]})
         for family in (4, 6):
             for number, ip in enumerate(LOCAL[family], 1):
                 model.endpoints[ip] = Endpoint(number, HERE, 300, 1)
@@ -157,6 +160,7 @@ class World:
         entry = self.model.find(p)
         if entry is None:
             assert (trial.verdict, trial.data, events) == (TC_OK, frame(p), [])
+            self.check_wire(p, trial)
             return "no service"
         expected = self.model.may_choose(p, entry)
         if isinstance(expected, Drop):
@@ -173,6 +177,7 @@ class World:
         chosen = (out.dst, out.dport)
         assert chosen in expected
         self.model.remember(p, entry, chosen)
+        self.seen[self.check_wire(p, trial)] += 1
         return self._check_way(p, out.src, out.sport, out.dst, trial.verdict)
 
     @staticmethod
@@ -218,6 +223,47 @@ class World:
         assert out.quoted is not None
         assert (out.quoted.src, out.quoted.sport, out.quoted.dst, out.quoted.dport) == (p.src, p.sport, p.dst, p.dport)
         return "error answered"
+
+    def check_wire(self, p: Packet, there: Trial) -> str:
+        """At XDP a packet that `from_netdev` has just led to another node's pod comes out the same, in the overlay; all others
+        go on as they are. And so does its answer."""
+        trial = try_program(self.bench.programs["from_wire"], frame(p))
+        entry = self.model.find(p)
+        chosen = self.model.flows.get(flow_key(p))
+        is_remote = entry is not None and there.verdict == TC_REDIRECT and chosen and chosen[0] in REMOTE[p.family]
+        if not is_remote or p.proto == SCTP or p.flags == SYN or entry.flags & EntryFlag.SOURCE_RANGES:  # type: ignore[union-attr]
+            assert (trial.verdict, trial.data) == (XDP_PASS, frame(p))
+            return "left to tc"
+        assert trial.verdict == XDP_TX
+        outer, inner = trial.data[:50], trial.data[50:]
+        assert inner[14:] == there.data[14:]
+        self._check_outer(outer, len(inner), 9 if p.family == 4 else 10)
+        self._check_wire_answer(p, inner)
+        return "by XDP"
+
+    @staticmethod
+    def _check_outer(outer: bytes, inner_length: int, identity: int) -> None:
+        assert fold(outer[14:34]) == 0
+        assert outer[12:14] + outer[23:24] == b"\x08\0\x11"
+        assert outer[26:34] == Addr.parse(NODE[4]).packed16[12:] + Addr.parse(OTHER_NODE[4]).packed16[12:]
+        assert int.from_bytes(outer[16:18], "big") == inner_length + 36
+        assert int.from_bytes(outer[36:38], "big") == 8472
+        assert int.from_bytes(outer[38:40], "big") == inner_length + 16
+        assert outer[40:50] == b"\0\0\x08\0\0\0" + identity.to_bytes(3, "big") + b"\0"
+
+    def _check_wire_answer(self, p: Packet, asked: bytes) -> None:
+        """What the backend answers, as the overlay's hook and as XDP hand it to the client."""
+        ends = read(asked)
+        answer = frame(replace(p, src=ends.src, dst=ends.dst, sport=ends.sport, dport=ends.dport).turned())
+        there = self.bench.run("from_overlay", answer, tunnel_key(300, OTHER_NODE[4]))
+        assert there.verdict == TC_REDIRECT
+        outer = overlay_frame(OTHER_NODE[4], NODE[4], 300, answer)
+        here = try_program(self.bench.programs["from_wire"], outer)
+        assert here.verdict == XDP_TX
+        assert here.data[14:] == there.data[14:]
+        assert read(here.data).is_intact
+        forged = try_program(self.bench.programs["from_wire"], overlay_frame("192.0.2.77", NODE[4], 300, answer))
+        assert forged.verdict == XDP_PASS
 
     def _check_way(self, p: Packet, src: str, sport: int, dst: str, verdict: int) -> str:
         if dst in LOCAL[p.family] or dst == NODE[p.family]:
@@ -298,7 +344,7 @@ def run_case(bench: Bench, seed: int, length: int) -> Counter[str]:
         if outcome in ("pod here", "this node", "elsewhere") and r.random() < 0.1:
             seen[world.check_error(p)] += 1
             seen[world.check_backends_error(p)] += 1
-    return seen
+    return seen + world.seen
 
 
 @given(st.integers(0, 1 << 32), st.integers(1, 200))
@@ -313,7 +359,17 @@ def test_every_outcome_is_reached(bench: Bench) -> None:
     for seed in range(50):
         seen += run_case(bench, seed, 200)
     assert sum(seen.values()) >= 10_000
-    wanted = {"no service", "pod here", "this node", "elsewhere", "answered", "error passed on", "error answered"}
+    wanted = {
+        "no service",
+        "pod here",
+        "this node",
+        "elsewhere",
+        "answered",
+        "error passed on",
+        "error answered",
+        "by XDP",
+        "left to tc",
+    }
     wanted |= {Drop.CLUSTER_ADDRESS.name, Drop.SOURCE_RANGE.name, Drop.NO_BACKEND.name}
     assert {each for each in wanted if seen[each] >= 50} == wanted
 

@@ -141,9 +141,9 @@ class Node(Host):
         with self.inside():
             self.datapath = self.load()
 
-    def load(self, **changes: object) -> Datapath:
+    def load(self, *, accelerate: bool = False, **changes: object) -> Datapath:
         config = DatapathConfig(overlay_ifindex=self.ifindex("cilium_vxlan"), **changes)  # type: ignore[arg-type]
-        return Datapath.load(self.pins, config, limits=LIMITS)
+        return Datapath.load(self.pins, config, limits=LIMITS, accelerate=accelerate)
 
     def attach(self) -> None:
         with self.inside():

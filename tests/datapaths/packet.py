@@ -115,6 +115,12 @@ def frame(p: Packet) -> bytes:
     return MACS + struct.pack("!H", 0x0800 if p.family == 4 else 0x86DD) + ip(p)
 
 
+def overlay_frame(src: str, dst: str, identity: int, inner: bytes) -> bytes:
+    """A frame in VXLAN (RFC 7348) between two nodes."""
+    outer = Packet(src, dst, UDP, 50000, 8472, payload=struct.pack("!II", 1 << 27, identity << 8) + inner)
+    return frame(outer)
+
+
 @dataclass(frozen=True)
 class Ends:
     """What `read` finds: addresses and ports, of a quoted packet as well, and whether all checksums are right."""

@@ -162,13 +162,20 @@ class Agent:
     def _load_programs(self, config: DatapathConfig) -> Datapath:
         bpf = msgspec.to_builtins(self.values.bpf)
         limits = {name: value for name, value in bpf.items() if name.endswith("Max")}
-        datapath = Datapath.load(Pins(self.paths.bpffs), config, limits=limits, enable_tcx=self.values.bpf.enable_tcx)
+        datapath = Datapath.load(
+            Pins(self.paths.bpffs),
+            config,
+            limits=limits,
+            enable_tcx=self.values.bpf.enable_tcx,
+            accelerate=self.values.load_balancer.acceleration != "disabled",
+        )
         assert self.devices is not None
         assert self.underlay is not None
         datapath.attach_overlay(self.devices.overlay)
         datapath.attach_host(self.devices.host)
         for each in self.underlay.devices:
             datapath.attach_uplink(each.index)
+            service.accelerate(datapath, each, self.values)
         service.attach(datapath, Pins(self.paths.bpffs), self.values)
         return datapath
 

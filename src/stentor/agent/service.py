@@ -16,12 +16,15 @@ from typing import Any
 
 import msgspec
 
+from stentor.agent.device import Device
+from stentor.agent.errors import StartupError
 from stentor.agent.health import HealthPorts, healthz, serve
 from stentor.agent.recorded import Recorded
 from stentor.api.core import ENDPOINT_SLICES, NODES, SERVICES
 from stentor.api.pod import PODS
 from stentor.datapath.cgroup import CgroupLinks
 from stentor.datapath.config import DatapathConfig
+from stentor.datapath.errors import AttachError
 from stentor.datapath.loader import Datapath
 from stentor.datapath.names import Pins
 from stentor.datapath.service_socket import SocketEnder
@@ -219,6 +222,19 @@ async def _serve_healthz(own: ServiceTables, host: str, port: int) -> None:
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()
+
+
+def accelerate(datapath: Datapath, device: Device, values: Values) -> None:
+    """Put XDP in front of an uplink as `loadBalancer.acceleration` says; StartupError where it has to be and cannot."""
+    wanted = values.load_balancer.acceleration
+    if wanted == "disabled":
+        return
+    try:
+        datapath.accelerate_uplink(device.index)
+    except AttachError as e:
+        if wanted == "native":
+            raise StartupError(f"loadBalancer.acceleration: native: {device.name}: {e}") from e
+        log.warning("An uplink has no native XDP", extra={"device": device.name, "error": str(e)})
 
 
 def attach(datapath: Datapath, pins: Pins, values: Values) -> None:

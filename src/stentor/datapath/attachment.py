@@ -21,7 +21,17 @@ import msgspec
 from stentor.datapath.errors import AttachError
 from stentor.datapath.names import Pins
 from stentor.sys import tc
-from stentor.sys.bpf import AttachType, create_link, detach_link, get_pinned, link_info, pin, program_id, update_link
+from stentor.sys.bpf import (
+    XDP_NATIVE,
+    AttachType,
+    create_link,
+    detach_link,
+    get_pinned,
+    link_info,
+    pin,
+    program_id,
+    update_link,
+)
 from stentor.sys.netlink import Message, NetlinkError, Route
 
 GONE: Final = frozenset({errno.ENODEV, errno.ENXIO, errno.EINVAL, errno.ENOENT})
@@ -40,6 +50,7 @@ class Device(Enum):
 class Hook(msgspec.Struct, frozen=True):
     program: str
     is_ingress: bool
+    is_xdp: bool = False
 
 
 HOOKS: Final[Mapping[Device, tuple[Hook, ...]]] = {
@@ -48,6 +59,8 @@ HOOKS: Final[Mapping[Device, tuple[Hook, ...]]] = {
     Device.HOST: (Hook("from_host", False),),
     Device.UPLINK: (Hook("from_netdev", True), Hook("to_netdev", False)),
 }
+WIRE: Final = Hook("from_wire", True, is_xdp=True)
+"""In front of an uplink's other hooks, in the driver."""
 
 
 class Clsact:
@@ -93,7 +106,7 @@ class Clsact:
 
 
 class Tcx:
-    """Attachment by pinned links."""
+    """Attachment by pinned links; XDP's too."""
 
     def __init__(self, programs: Mapping[str, int], pins: Pins) -> None:
         self._programs, self._pins = programs, pins
@@ -122,8 +135,12 @@ class Tcx:
             os.close(link)
 
     def _create(self, path: Path, hook: Hook, program: int, ifindex: int) -> None:
+        tcx = AttachType.TCX_INGRESS if hook.is_ingress else AttachType.TCX_EGRESS
         try:
-            link = create_link(program, ifindex, AttachType.TCX_INGRESS if hook.is_ingress else AttachType.TCX_EGRESS)
+            if hook.is_xdp:
+                link = create_link(program, ifindex, AttachType.XDP, XDP_NATIVE)
+            else:
+                link = create_link(program, ifindex, tcx)
         except OSError as e:
             raise AttachError(hook.program, ifindex, e) from e
         try:

@@ -12,12 +12,12 @@ import os
 from collections.abc import Mapping
 from typing import Self
 
-from stentor.datapath.attachment import GONE, HOOKS, Clsact, Device, Tcx
+from stentor.datapath.attachment import GONE, HOOKS, WIRE, Clsact, Device, Tcx
 from stentor.datapath.config import DatapathConfig
 from stentor.datapath.errors import AttachError
 from stentor.datapath.maps import ENDPOINT, MAPS
 from stentor.datapath.names import Pins
-from stentor.datapath.object import Object, read_objects
+from stentor.datapath.object import XDP, Object, read_objects
 from stentor.datapath.store import Store
 from stentor.sys.bpf import Map, MapSpec, get_pinned, pin
 from stentor.sys.netlink import Message
@@ -45,14 +45,16 @@ class Datapath:
         limits: Mapping[str, int] | None = None,
         objects: Mapping[str, Object] | None = None,
         enable_tcx: bool = True,
+        accelerate: bool = False,
     ) -> Self:
         """Make or take over maps and programs, and swap whatever is attached to the new programs.
 
         `limits` overrides map capacities by the names in `MAPS[…].limit`. `enable_tcx` False (upstream's `bpf.enableTCX`)
-        attaches by clsact even where the kernel has TCX. MapLayoutChanged, StaleObject, VerifierError.
+        attaches by clsact even where the kernel has TCX. `accelerate` loads what `accelerate_uplink` needs; without it an
+        earlier agent's goes. MapLayoutChanged, StaleObject, VerifierError.
         """
         pins.make()
-        objects = objects or read_objects()
+        objects = {name: found for name, found in (objects or read_objects()).items() if accelerate or name != XDP}
         store = Store(pins)
         store.open(_wanted_maps(objects, limits or {}))
         self = cls(pins, store, objects, config, enable_tcx)
@@ -148,6 +150,10 @@ class Datapath:
         """A device that leads out of the cluster. `uplinks` holds the addresses to masquerade with."""
         self._attach(ifindex, Device.UPLINK)
 
+    def accelerate_uplink(self, ifindex: int) -> None:
+        """Known flows through this node take a short cut in the device's driver; AttachError where it has no native XDP."""
+        self._tcx.attach(ifindex, (WIRE,))
+
     def _attach(self, ifindex: int, device: Device) -> None:
         if self._has_tcx:
             try:
@@ -161,7 +167,7 @@ class Datapath:
 
     def detach(self, ifindex: int) -> None:
         """Remove every program from a device."""
-        for hooks in HOOKS.values():
+        for hooks in (*HOOKS.values(), (WIRE,)):
             self._tcx.detach(ifindex, hooks)
         self._clsact.detach(ifindex)
 

@@ -27,7 +27,9 @@ from stentor.sys.elf import EXECUTABLE, read_elf
 
 OBJECTS: Final = Path(__file__).parent / "objects"
 SOURCES: Final = Path(__file__).parents[3] / "bpf"
-NAMES: Final = ("pod", "overlay", "host", "sock")
+XDP: Final = "xdp"
+"""The object that is loaded only where uplinks are accelerated."""
+NAMES: Final = ("pod", "overlay", "host", "sock", XDP)
 CGROUP_HOOKS: Final[Mapping[str, AttachType]] = {
     "connect4": AttachType.CGROUP_INET4_CONNECT,
     "connect6": AttachType.CGROUP_INET6_CONNECT,
@@ -52,6 +54,8 @@ def program_kind(section: str) -> tuple[ProgramType, int] | None:
     where, _, hook = section.partition("/")
     if where == "tc":
         return ProgramType.SCHED_CLS, 0
+    if where == "xdp":
+        return ProgramType.XDP, AttachType.XDP
     if where == "cgroup":
         is_bind = hook.startswith("post_bind")
         return ProgramType.CGROUP_SOCK if is_bind else ProgramType.CGROUP_SOCK_ADDR, CGROUP_HOOKS[hook]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 
 from stentor.lab.machine import MachineNamespaces
 from stentor.lab.plan import Machine, Network
 from stentor.sys import netlink
 from stentor.sys.namespace import new_network, visit_network
+from stentor.sys.veth import face_xdp
 
 _BRIDGE = "bridge"
 
@@ -21,6 +23,7 @@ class Segment:
         self.namespace = new_network()
         self.ports: dict[tuple[str, str], str] = {}
         self._made = 0
+        self._programs: dict[str, list[int]] = {}
         with visit_network(self.namespace), netlink.Route() as route:
             route.send(netlink.add_bridge(_BRIDGE, mtu=network.mtu), netlink.set_link(1, up=True))
             self.bridge = socket.if_nametoindex(_BRIDGE)
@@ -45,8 +48,16 @@ class Segment:
         with visit_network(self.namespace), netlink.Route() as route:
             route.send(*messages)
 
+    def face_xdp(self, machine: str) -> None:
+        """Lets a machine's driver send frames back."""
+        with visit_network(self.namespace):
+            ports = [name for key, name in self.ports.items() if key[0] == machine]
+            self._programs[machine] = [face_xdp(port) for port in ports]
+
     def unplug(self, machine: str) -> list[str]:
         """Takes the machine off the network at once; the ports go later, with its namespace. Their names."""
+        for program in self._programs.pop(machine, ()):
+            os.close(program)
         gone = [self.ports.pop(key) for key in list(self.ports) if key[0] == machine]
         with visit_network(self.namespace), netlink.Route() as route:
             route.send(*(netlink.set_link(socket.if_nametoindex(port), up=False) for port in gone))
@@ -69,9 +80,15 @@ def connect(machines: list[tuple[Machine, MachineNamespaces]], segments: dict[st
         ]
         if wires:
             segment.plug(wires)
+        for accelerated in {each.name for each, _ in machines if _is_accelerated(each)} & {wire[0] for wire in wires}:
+            segment.face_xdp(accelerated)
     for machine, namespaces in machines:
         with visit_network(namespaces.network), netlink.Route() as route:
             route.send(*_configuration(machine))
+
+
+def _is_accelerated(machine: Machine) -> bool:
+    return bool(machine.values.get("loadBalancer", {}).get("acceleration", "disabled") != "disabled")
 
 
 def _configuration(machine: Machine) -> list[netlink.Message]:

@@ -86,7 +86,7 @@ class BPF(Section, frozen=True):
 class LoadBalancer(Section, frozen=True):
     algorithm: Literal["random", "maglev"] = "random"
     mode: Literal["snat"] = "snat"
-    acceleration: Literal["disabled"] = "disabled"
+    acceleration: Literal["disabled", "native", "best-effort"] = "disabled"
     dsr_dispatch: Literal["opt"] = "opt"
     service_topology: bool = False
 

@@ -60,6 +60,7 @@ class MapType(IntEnum):
 
 class ProgramType(IntEnum):
     SCHED_CLS = 3
+    XDP = 6
     CGROUP_SOCK = 9
     CGROUP_SOCK_ADDR = 18
 
@@ -75,6 +76,7 @@ class AttachType(IntEnum):
     CGROUP_UDP6_RECVMSG = 20
     CGROUP_INET4_GETPEERNAME = 29
     CGROUP_INET6_GETPEERNAME = 30
+    XDP = 37
     TCX_INGRESS = 46
     TCX_EGRESS = 47
 
@@ -325,10 +327,14 @@ def program_id(fd: int) -> int:
     return int.from_bytes(object_info(fd)[4:8], "little")
 
 
-def create_link(program: int, target: int, attach: AttachType) -> int:
+XDP_NATIVE: Final = 4
+"""For `create_link`: by the driver (XDP_FLAGS_DRV_MODE), or not at all."""
+
+
+def create_link(program: int, target: int, attach: AttachType, flags: int = 0) -> int:
     """Attach by link; the fd. The target is an ifindex of the caller's network namespace, or the fd of a cgroup's directory.
-    EEXIST, ENODEV, EINVAL (no TCX here)."""
-    return bpf(Command.LINK_CREATE, struct.pack("<IIIIIIQ", program, target, attach, 0, 0, 0, 0))
+    EEXIST, ENODEV, EINVAL (no TCX here), EOPNOTSUPP (a driver without XDP)."""
+    return bpf(Command.LINK_CREATE, struct.pack("<IIIIIIQ", program, target, attach, flags, 0, 0, 0))
 
 
 def update_link(link: int, program: int) -> None:
@@ -349,7 +355,7 @@ class LinkInfo(msgspec.Struct, frozen=True):
 
 
 def link_info(fd: int) -> LinkInfo:
-    """Of a TCX link."""
+    """Of a TCX or XDP link; the latter has no `attach`."""
     _type, _id, program, _pad, ifindex, attach = struct.unpack_from("<6I", object_info(fd))
     return LinkInfo(program, ifindex, attach)
 

@@ -1,4 +1,5 @@
-"""A cluster whose pods' sockets are not translated: everything is balanced on packets, by Maglev, for the outside too."""
+"""A cluster whose pods' sockets are not translated: everything is balanced on packets, by Maglev, for the outside too,
+whose known flows XDP sends on."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from labs.lab import Lab, LabFactory, eventually, remove
 
 VALUES = {
     "socketLB": {"hostNamespaceOnly": True},
-    "loadBalancer": {"algorithm": "maglev"},
+    "loadBalancer": {"algorithm": "maglev", "acceleration": "native"},
     "bpf": {"lbExternalClusterIP": True},
 }
 
