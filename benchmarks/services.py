@@ -1,10 +1,11 @@
 """Services: our socket programs and maps against iptables and nftables rules shaped as kube-proxy writes them.
 
 Connect latency and throughput with many services, the time to program all of them and to add one, the cost of a packet with 1
-and with 50,000 services, and how many flows Maglev moves. Client and server are two namespaces; only the client's side differs.
+and with 50,000 services, what XDP brings, and how many flows Maglev moves. For the first three, client and server are two
+namespaces, and only the client's side differs.
 How long a change takes from the API to the map: service_event.py.
 
-    benchmarks/services.py [ROUNDS] [connect|program|packet|maglev ...]
+    benchmarks/services.py [ROUNDS] [connect|program|packet|maglev|wire ...]
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from measure import interleave, save, summarise, table
 
+from balancing.outside import ANY_NODE, NODE_PORT, Balancer, listen
+from balancing.outside import entry as balanced
 from datapaths.bench import Bench
 from datapaths.model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Rule
-from datapaths.nodes import Host
+from datapaths.nodes import Host, World, mounted_bpffs
 from datapaths.packet import ACK, TCP, Packet, frame
 from stentor.datapath.config import DatapathConfig
 from stentor.datapath.object import CGROUP_HOOKS, read_objects
@@ -33,12 +37,14 @@ from stentor.net.address import Addr
 from stentor.services import maglev
 from stentor.sys import cgroup
 from stentor.sys.bpf import Map, create_link, try_program
+from stentor.sys.veth import face_xdp
 from stentor.tables.service import Backend, EntryFlag, FrontendKey, LBEntry, Protocol
 
 SERVER, PORT = "10.9.0.2", 8080
 COUNTS = (1, 1_000, 10_000, 50_000)
 CONNECTS = 300
 BULK_BYTES = 256 << 20
+ROUND_TRIPS = 5_000
 ALL = 10_000
 
 
@@ -290,13 +296,69 @@ def disruption() -> str:
     return f"### Maglev, one of 100 backends leaves\n\n{summarise(moved)} % of the other flows move.\n"
 
 
-PARTS = ("connect", "program", "packet", "maglev")
+class Way:
+    """A client outside, through node a, to an echo of datagrams in a pod of node b."""
+
+    def __init__(self, stack: ExitStack, *, accelerate: bool) -> None:
+        self.world = world = World(stack.enter_context(mounted_bpffs()))
+        stack.callback(world.close)
+        if accelerate:
+            with world.wire.inside():
+                stack.callback(os.close, face_xdp("a"))
+            with world.a.inside():
+                world.a.datapath.close()
+                world.a.datapath = world.a.load(accelerate=True)
+                world.a.datapath.accelerate_uplink(world.a.ifindex("eth0"))
+        address = world.b1.addresses[4]
+        Balancer(world).put(balanced(ANY_NODE[4], NODE_PORT, Protocol.UDP, address))
+        server = listen(world.b1, address, Protocol.UDP, 4)
+        echo = os.fork()
+        if not echo:
+            answer(server)
+        server.close()
+        stack.callback(os.waitpid, echo, 0)
+        stack.callback(os.kill, echo, 9)
+
+    def round_trips(self) -> float:
+        """A second."""
+        with self.world.outside.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.settimeout(5)
+            asking.connect((self.world.a.addresses[4], NODE_PORT))
+            began = time.perf_counter()
+            for _ in range(ROUND_TRIPS):
+                asking.send(b"question")
+                asking.recv(64)
+            return ROUND_TRIPS / (time.perf_counter() - began)
+
+
+def answer(server: socket.socket) -> None:
+    try:
+        server.settimeout(None)
+        while True:
+            data, peer = server.recvfrom(64)
+            server.sendto(data, peer)
+    finally:
+        os._exit(0)
+
+
+def through_a_node(rounds: int) -> str:
+    """What XDP brings to packets that only pass through a node."""
+    with ExitStack() as stack:
+        ways = {"tc": Way(stack, accelerate=False), "XDP": Way(stack, accelerate=True)}
+        samples = interleave({name: (lambda w=way: w.round_trips()) for name, way in ways.items()}, rounds)
+    save("services-wire", samples)
+    return table("Through a node, round trips of datagrams", "a second", samples, "XDP")
+
+
+PARTS = ("connect", "program", "packet", "maglev", "wire")
 
 
 def main(rounds: int = 10, wanted: Sequence[str] = PARTS) -> None:
     """Prints Markdown, saves JSON."""
     if "packet" in wanted:
         print(packets(rounds), flush=True)
+    if "wire" in wanted:
+        print(through_a_node(rounds), flush=True)
     if "maglev" in wanted:
         print(disruption(), flush=True)
     if "connect" in wanted or "program" in wanted:
