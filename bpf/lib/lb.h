@@ -49,12 +49,13 @@ static __always_inline struct addr service_loopback(const struct addr *like)
 	return (struct addr){ { bpf_htonl(0xfe800000), 0, 0, bpf_htonl(1) } };
 }
 
-/* This node's or another one's. */
-static __always_inline bool is_node_address(const struct addr *a)
+/* This node's address or another one's. */
+static __always_inline bool has_node_ports(const struct addr *a)
 {
 	struct ipcache_entry *known = find_in_ipcache(a);
 
-	return known && (known->identity == IDENTITY_HOST || identity_is_node(known->identity));
+	return known && (known->identity == IDENTITY_HOST || identity_is_node(known->identity)) &&
+	       !(known->flags & IPCACHE_NO_NODE_PORT);
 }
 
 /* The service at an address and port; a node port is one at every node's address. */
@@ -67,7 +68,7 @@ static __always_inline struct lb_service *find_service(const struct lb_key *at, 
 		return may_be_loopback ? exact : NULL;
 	if (exact || !in_node_port_range(at->port))
 		return exact;
-	if (!(may_be_loopback && is_loopback(&at->addr)) && !is_node_address(&at->addr))
+	if (!(may_be_loopback && is_loopback(&at->addr)) && !has_node_ports(&at->addr))
 		return NULL;
 	anywhere.addr = any_address(&at->addr);
 	return bpf_map_lookup_elem(&lb_services, &anywhere);

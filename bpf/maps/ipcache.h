@@ -9,6 +9,7 @@ enum ipcache_flag {
 	IPCACHE_REMOTE_CLUSTER = 1,
 	IPCACHE_SKIP_TUNNEL = 2, /* a node's own address: connections to it go direct, replies to what came by overlay return so */
 	IPCACHE_TUNNEL = 4,      /* `tunnel` is set: behind the overlay */
+	IPCACHE_NO_NODE_PORT = 8, /* a node's address at which node ports are not served */
 };
 
 struct ipcache_entry {

@@ -37,8 +37,8 @@ class Balancer:
         loaded = self.object.load(config.pack(), self.maps)
         return {name: loaded.program(name) for name in self.object.programs}
 
-    def set_identity(self, ip: str, identity: int) -> None:
-        self.maps["ipcache"][Addr.parse(ip).packed16] = IPCACHE_ENTRY.pack(identity, 0, 0, Addr(0))
+    def set_identity(self, ip: str, identity: int, flags: int = 0) -> None:
+        self.maps["ipcache"][Addr.parse(ip).packed16] = IPCACHE_ENTRY.pack(identity, flags, 0, Addr(0))
 
     async def put(self, *entries: LBEntry) -> None:
         assert await self.target.apply([(each.key, each) for each in entries], []) == {}

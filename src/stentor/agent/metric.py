@@ -106,6 +106,7 @@ def _datapath(agent: Agent) -> Iterator[Metric]:
     pressure = {(name,): count / maps[name].spec.max_entries for name, count in rows.items()}
     if agent.service_target is not None:
         maglev = agent.service_target.maglev
+        pressure[("lb_slots",)] = agent.service_target.slots / maps["lb_slots"].spec.max_entries
         pressure[("lb_maglev",)] = maglev.pressure
         refused = {(): float(maglev.refused)}
         yield gauge("cilium_maglev_tables_refused", "Backend sets without a look-up table for want of room", refused)

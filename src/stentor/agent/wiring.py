@@ -122,7 +122,10 @@ def derive(
     graph = Graph(t.database, schedule)
     label_filter, cluster = LabelFilter(values.labels), values.cluster.name
     graph.add(derive_pod_labels(t.pods, t.namespaces, t.pod_labels, cluster=cluster, label_filter=label_filter))
-    graph.add(derive_ipcache(t.endpoints, t.cilium_endpoints, t.nodes, t.ipcache, families=underlay))
+    node_ports = tuple(map(Prefix.parse, values.node_port.addresses))
+    graph.add(
+        derive_ipcache(t.endpoints, t.cilium_endpoints, t.nodes, t.ipcache, families=underlay, node_ports=node_ports)
+    )
     graph.add(
         derive_policy_peers(
             t.endpoints,

@@ -37,7 +37,7 @@ K = TypeVar("K")
 R = TypeVar("R")
 
 NO_ADDR: Final = Addr(0)
-_HAS_TUNNEL: Final = 4  # IPCACHE_TUNNEL of bpf/maps/ipcache.h; the lower bits are IPCacheFlag's
+_HAS_TUNNEL: Final = 4  # IPCACHE_TUNNEL of bpf/maps/ipcache.h; the others are IPCacheFlag's
 _ICMP: Final = frozenset({1, 58})
 _ICMP_TYPE_PORT: Final = 256  # an ICMP type is looked up as a port; type 0 must not read as "any"
 _RANGE_EXACT_BITS: Final = 48  # class, protocol and padding in front of the port

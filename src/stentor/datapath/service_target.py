@@ -81,6 +81,11 @@ class ServiceTarget:
         return found.id if found else 0
 
     @property
+    def slots(self) -> int:
+        """Rows that sets of backends take."""
+        return sum(len(each.backends) for each in self._sets)
+
+    @property
     def maglev(self) -> MaglevUse:
         rows = self._parts * sum(1 for each in self._sets if each.has_table)
         return MaglevUse(rows, self._maps["lb_maglev"].spec.max_entries, len(self._refused))

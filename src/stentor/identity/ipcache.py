@@ -6,7 +6,7 @@ nodes' pod CIDRs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from stentor.net.address import Addr, Prefix
 from stentor.net.identity import Reserved
@@ -30,8 +30,10 @@ def derive_ipcache(
     output: Table[Prefix, IPCacheEntry],
     *,
     families: tuple[int, ...],
+    node_ports: Sequence[Prefix] = (),
 ) -> Derivation[Prefix, Prefix, IPCacheEntry]:
-    """One row a prefix. `families` are those of the underlay, the preferred one first."""
+    """One row a prefix. `families` are those of the underlay, the preferred one first. Node ports are served at nodes'
+    addresses within `node_ports`; empty: at all."""
 
     def node_at(addr: Addr | None) -> Node | None:
         found = nodes.by("address", addr) if addr is not None else []
@@ -40,9 +42,10 @@ def derive_ipcache(
     def of_endpoint(prefix: Prefix) -> IPCacheEntry | None:
         if not prefix.is_host:
             return None
-        for local in endpoints.by("address", prefix.addr):
-            if local.identity:
-                return IPCacheEntry(prefix=prefix, identity=local.identity, source="agent")
+        own = [row for row in endpoints.by("address", prefix.addr) if row.identity]
+        if own:  # two for a moment, when an address is given anew: any fixed choice will do
+            local = max(own, key=lambda row: row.id)
+            return IPCacheEntry(prefix=prefix, identity=local.identity, source="agent")
         remote = [
             (row, node)
             for row in published.by("address", prefix.addr)
@@ -56,11 +59,13 @@ def derive_ipcache(
         return IPCacheEntry(prefix=prefix, identity=row.identity, tunnel=tunnel, encrypt_key=row.encrypt_key)
 
     def of_node(prefix: Prefix) -> IPCacheEntry | None:
+        is_served = not node_ports or any(each.covers(prefix.addr) for each in node_ports)
+        flags = IPCacheFlag.NONE if is_served else IPCacheFlag.NO_NODE_PORT
         for node in nodes.by("address", prefix.addr) if prefix.is_host else ():
             if node.is_local:
-                return IPCacheEntry(prefix=prefix, identity=Reserved.HOST, source="agent")
-            is_underlay = any(prefix.addr in node.addresses_of(kind) for kind in _UNDERLAY)
-            flags = IPCacheFlag.SKIP_TUNNEL if is_underlay else IPCacheFlag.NONE
+                return IPCacheEntry(prefix=prefix, identity=Reserved.HOST, flags=flags, source="agent")
+            if any(prefix.addr in node.addresses_of(kind) for kind in _UNDERLAY):
+                flags |= IPCacheFlag.SKIP_TUNNEL
             return IPCacheEntry(
                 prefix=prefix, identity=Reserved.REMOTE_NODE, tunnel=tunnel_of(node, families), flags=flags
             )

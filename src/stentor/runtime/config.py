@@ -98,6 +98,7 @@ class Maglev(Section, frozen=True):
 
 class NodePort(Section, frozen=True):
     range: str = "30000,32767"
+    addresses: tuple[str, ...] = ()
     bind_protection: bool = True
     enable_health_check: bool = True
 
@@ -408,6 +409,11 @@ def _check_announcements(values: Values) -> None:
 
 
 def _check_services(values: Values) -> None:
+    for index, text in enumerate(values.node_port.addresses):
+        try:
+            Prefix.parse(text)
+        except ValueError as error:
+            raise ConfigError(f"nodePort.addresses[{index}]", str(error)) from error
     if values.maglev.table_size not in MAGLEV_SIZES:
         raise ConfigError("maglev.tableSize", f"{values.maglev.table_size}: one of {', '.join(map(str, MAGLEV_SIZES))}")
     try:

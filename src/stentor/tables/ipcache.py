@@ -16,6 +16,7 @@ class IPCacheFlag(IntFlag):
     NONE = 0
     REMOTE_CLUSTER = 1
     SKIP_TUNNEL = 2
+    NO_NODE_PORT = 8
 
 
 class IPCacheEntry(msgspec.Struct, frozen=True, kw_only=True):

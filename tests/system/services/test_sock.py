@@ -21,6 +21,7 @@ from stentor.datapath.service_socket import SocketEnder
 from stentor.net.identity import Reserved
 from stentor.sys import cgroup, mount
 from stentor.sys.namespace import Kind, network_cookie, unshare
+from stentor.tables.ipcache import IPCacheFlag
 from stentor.tables.service import EntryFlag, LBEntry, Protocol
 
 FAMILIES = {4: (socket.AF_INET, "127.0.0.1", "10.96.0.1"), 6: (socket.AF_INET6, "::1", "fd00:96::1")}
@@ -280,6 +281,21 @@ def test_node_ports_are_served_at_every_nodes_address(run: Callable[..., None]) 
             assert world.connect(4, (ip, 30080)).getpeername() == (ip, 30080)
         with pytest.raises(OSError):
             world.connect(4, ("192.0.2.9", 30080))
+
+    run(scenario)
+
+
+def test_node_ports_are_not_served_where_they_are_not_wanted(run: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        _server, at = world.listen(4)
+        await world.balancer.put(
+            LBEntry(key=key("0.0.0.0:30080"), internal=entry("1.1.1.1:1", at).internal, flags=EntryFlag.EXTERNAL)
+        )
+        world.balancer.set_identity("192.0.2.7", int(Reserved.HOST))
+        world.balancer.set_identity("192.0.2.8", int(Reserved.HOST), IPCacheFlag.NO_NODE_PORT)
+        world.connect(4, ("192.0.2.7", 30080))
+        with pytest.raises(OSError):
+            world.connect(4, ("192.0.2.8", 30080))
 
     run(scenario)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis import given
@@ -20,12 +20,13 @@ from stentor.tables.node import Node, nodes
 class World:
     """Inputs, the derivation and its output; settled on demand."""
 
-    def __init__(self) -> None:
+    def __init__(self, node_ports: Sequence[Prefix] = ()) -> None:
         self.database = Database()
         self.endpoints, self.published, self.nodes = endpoints(), published_endpoints(), nodes()
         self.output = ipcache()
         self.graph = Graph(self.database, lambda run: None)
-        self.graph.add(derive_ipcache(self.endpoints, self.published, self.nodes, self.output, families=(4, 6)))
+        inputs = self.endpoints, self.published, self.nodes
+        self.graph.add(derive_ipcache(*inputs, self.output, families=(4, 6), node_ports=node_ports))
 
     def rows(self) -> dict[Prefix, IPCacheEntry]:
         self.graph.settle()
@@ -72,6 +73,18 @@ def test_everything_known_about_nodes_and_pods() -> None:
         "10.0.2.0/24": (Reserved.WORLD, far, IPCacheFlag.NONE),
         "10.0.1.5/32": (300, None, IPCacheFlag.NONE),
         "10.0.2.7/32": (301, far, IPCacheFlag.NONE),
+    }
+
+
+def test_node_ports_are_served_at_some_addresses_only() -> None:
+    world = World(node_ports=(Prefix.parse("172.18.0.1/32"),))
+    world.database.put(world.nodes, LOCAL, REMOTE)
+    flags = {str(p): row.flags for p, row in world.rows().items() if p.is_host}
+    assert flags == {
+        "172.18.0.1/32": IPCacheFlag.NONE,
+        "10.0.1.1/32": IPCacheFlag.NO_NODE_PORT,
+        "172.18.0.2/32": IPCacheFlag.NO_NODE_PORT | IPCacheFlag.SKIP_TUNNEL,
+        "10.0.2.1/32": IPCacheFlag.NO_NODE_PORT,
     }
 
 
