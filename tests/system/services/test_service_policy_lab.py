@@ -20,6 +20,7 @@ from balancing.cluster import (
     pod,
     reach_itself,
     service,
+    url,
 )
 from labs.lab import Lab, LabFactory, eventually, remove
 
@@ -62,6 +63,20 @@ OBJECTS = [
     service("foreign") | {"metadata": {
         "name": "foreign", "namespace": "default", "labels": {"service.kubernetes.io/service-proxy-name": "other"},
     }},
+    {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "abroad", "namespace": "default"},
+        "spec": {"ports": [{"port": 80, "targetPort": 9090}]},
+    },
+    {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "abroad", "namespace": "default", "labels": {"kubernetes.io/service-name": "abroad"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "", "port": 9090}],
+        "endpoints": [{"addresses": ["172.18.0.99"]}],
+    },
     {
         "apiVersion": "v1",
         "kind": "Service",
@@ -176,6 +191,13 @@ def test_datagrams(lab: Lab, where: str) -> None:
     for server in (*NODES["node-1"], *NODES["node-2"]):
         query = ["dig", "+short", "+time=3", "-p", "30053", f"@{server}", "near.default.svc.cluster.local"]
         assert lab.exec(where, *query).stdout.strip() == expected
+
+
+def test_backends_outside_the_cluster(lab: Lab) -> None:
+    lab.exec("outside", "sh", "-c", "cd /proc/self && nohup python3 -m http.server 9090 >/dev/null 2>&1 &")
+    ask = ["curl", "-s", "-o", "/dev/null", "-m", "3", "-w", "%{http_code}", url(cluster_ips(lab, "abroad")[0])]
+    eventually(lambda: lab.kubectl("exec", "client-1", "--", *ask, check=False).stdout == "200")
+    assert lab.exec("node-2", *ask).stdout == "200"
 
 
 def test_nobody_on_the_node_takes_a_node_port(lab: Lab) -> None:
