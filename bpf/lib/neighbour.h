@@ -10,7 +10,6 @@
 #define ARP_ETHERNET 1
 #define ARP_REQUEST 1
 #define ARP_REPLY 2
-#define OTHER_HOST 3 /* skb->pkt_type of a frame for another MAC address */
 #define ND_HOP_LIMIT 255
 #define ND_SOLICITED 0x40000000
 #define ND_OVERRIDE 0x20000000
@@ -94,7 +93,7 @@ static __always_inline int answer_arp(struct __sk_buff *skb)
 	struct l2_responder *as;
 	struct addr target;
 
-	if (!asked || skb->pkt_type == OTHER_HOST || asked->arp.hardware != bpf_htons(ARP_ETHERNET) ||
+	if (!asked || asked->arp.hardware != bpf_htons(ARP_ETHERNET) ||
 	    asked->arp.protocol != bpf_htons(ETH_P_IP) || asked->arp.hardware_len != ETH_ALEN || asked->arp.protocol_len != 4 ||
 	    asked->arp.operation != bpf_htons(ARP_REQUEST))
 		return OK;
@@ -216,7 +215,7 @@ static __always_inline int answer_solicitation(struct __sk_buff *skb, const stru
 	__u32 len;
 
 	asked = header_at(skb, 0, sizeof(*asked));
-	if (!asked || skb->pkt_type == OTHER_HOST || asked->ip.hop_limit != ND_HOP_LIMIT || asked->message.code)
+	if (!asked || asked->ip.hop_limit != ND_HOP_LIMIT || asked->message.code)
 		return OK;
 	if (is_unspecified(&f->src) && !is_solicited_group(&f->dst))
 		return OK;

@@ -4,6 +4,8 @@
 #include "kernel.h"
 #include "limits.h"
 
+#define OTHER_HOST 3 /* skb->pkt_type of a frame for another MAC address */
+
 /* The context's packet pointers are declared 32 bits wide: with -mcpu=v3 clang moves them through 32-bit registers, which
  * makes them plain numbers to the verifier. Assembly keeps it out. */
 static __always_inline void *packet_start(const struct __sk_buff *skb)

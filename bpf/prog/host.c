@@ -310,7 +310,8 @@ int from_netdev(struct __sk_buff *skb)
 	struct flow *f;
 	int verdict;
 
-	if (is_overlay(skb))
+	/* A switch that does not know where a host is sends its packets to everybody: what is for another one is none of ours. */
+	if (is_overlay(skb) || unlikely(skb->pkt_type == OTHER_HOST))
 		return TC_ACT_OK;
 	f = new_flow(INGRESS);
 	if (!f)

@@ -158,6 +158,17 @@ def test_an_answer_to_nobody_stays_with_the_node(node: Bench, family: int) -> No
 
 
 @BOTH
+def test_what_is_for_another_host_is_left_alone(node: Bench, family: int) -> None:
+    """A switch floods what is for a host that it does not know."""
+    out = read(leave(node, Packet(POD[family], FAR[family], flags=SYN)))
+    answer = frame(Packet(FAR[family], NODE[family], sport=80, dport=out.sport))
+    flooded = bytes.fromhex("0200000000ee") + answer[6:]
+    trial = node.run("from_netdev", flooded)
+    assert (trial.verdict, trial.data) == (TC_OK, flooded)
+    assert node.run("from_netdev", answer).verdict == TC_REDIRECT
+
+
+@BOTH
 def test_a_forged_pod_beside_the_overlay_is_dropped(node: Bench, family: int) -> None:
     remote = Known("10.2.0.11" if family == 4 else "fd00:2::11", 300, "192.0.2.2")
     model = Model(known=[remote], endpoints={POD[family]: Endpoint(1, HERE, 300, 1)})

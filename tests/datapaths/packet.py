@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 ICMP, TCP, UDP, ICMP6, SCTP = 1, 6, 17, 58, 132
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 ECHO = {4: (8, 0), 6: (128, 129)}  # request, reply
-MACS = bytes.fromhex("020000000001") * 2
+MACS = bytes(6) + bytes.fromhex("020000000001")  # to the loopback device of a test run
 
 
 @dataclass(frozen=True)
