@@ -23,6 +23,7 @@ from stentor.agent.bgp import BGPControl
 from stentor.agent.conflist import write_conflist
 from stentor.agent.device import OwnDevices, Underlay
 from stentor.agent.endpoint import Endpoints, LinkSettings
+from stentor.agent.l2 import Announcements
 from stentor.agent.node import LocalNode
 from stentor.agent.publish import report_network_ready
 from stentor.agent.resolver import Resolver
@@ -94,6 +95,10 @@ class Agent:
         if values.bgp_control_plane.enabled:
             launches = paths.launches_bgp
             self.bgp = BGPControl(self.tables, client, values, node_name, paths.run, launches=launches)
+        self.l2: Announcements | None = None
+        if values.l2announcements.enabled:
+            self.l2 = Announcements(client, self.tables.database, self.tables.l2, values, node_name, self.health)
+            self.sources += self.l2.sources
         self.endpoints = Endpoints(
             self.tables.database, self.tables.endpoints, self.pools, self.store, self.families, self.link_thread
         )
@@ -154,6 +159,7 @@ class Agent:
             tunnel_port=values.tunnel_port,
             masquerade_ipv4=values.enable_ipv4_masquerade and 4 in self.families,
             masquerade_ipv6=values.enable_ipv6_masquerade and 6 in self.families,
+            l2_announcements=values.l2announcements.enabled,
         )
         self.datapath = await self._on_link_thread(self._load_programs, service.with_services(config, values))
         self._write_uplinks(addresses)
@@ -253,9 +259,12 @@ class Agent:
         )
         derive_services(self.graph, self.tables.services, service.settings(self.values, self.families))
         self.service_target = service.target(self.datapath.maps, self.values)
+        if self.l2 is not None:
+            self.l2.derive(self.graph)
         self.reconcilers = (
             *wiring.reconcile(self.tables, self.datapath.maps, self.client, self.link_thread, node=node),
             balancer := service.reconciler(self.tables.database, self.tables.services, self.service_target),
+            *((self.l2.reconciler(self.datapath),) if self.l2 is not None else ()),
         )
         self._policy_writers = tuple(each for each in self.reconcilers if each.name in wiring.POLICY_WRITERS)
         for reconciler in self.reconcilers:
@@ -270,6 +279,8 @@ class Agent:
             jobs.keep("end-stranded-sockets", work)
         if self.bgp is not None:
             self.bgp.start(jobs, self.graph, balancer, self.service_sources, self.link_thread)
+        if self.l2 is not None:
+            self.l2.start(jobs, self.link_thread, [each.name for each in self.underlay.devices])
 
     def _socket_namespaces(self) -> list[str]:
         """Network namespaces of the pods whose sockets are translated, and that the configuration lets us end."""
@@ -346,5 +357,7 @@ class Agent:
     def close(self) -> None:
         """Let go of the kernel; what is pinned stays and works on."""
         self.link_thread.shutdown(wait=True)
+        if self.l2 is not None:
+            self.l2.close()
         if self.datapath is not None:
             self.datapath.close()

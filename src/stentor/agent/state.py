@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stentor.agent import service
+from stentor.agent import l2, service
+from stentor.l2.selection import AnnouncementTables
 from stentor.net.address import Addr, Prefix
 from stentor.services.claim import ServiceTables
 from stentor.state import Database, Table
@@ -41,6 +42,7 @@ class Tables:
         self.policy_rules: Table[RuleKey, PolicyRule] = add(policy_rules())
 
         self.services: ServiceTables = service.make_tables(self.database)
+        self.l2: AnnouncementTables = l2.make_tables(self.database, self.services, self.nodes)
 
         self.pod_labels: Table[PodKey, PodLabels] = add(pod_labels())
         self.ipcache: Table[Prefix, IPCacheEntry] = add(ipcache())

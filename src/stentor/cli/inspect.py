@@ -195,6 +195,7 @@ _MAPS = {
     "lb-flow": "Flows of packets to services.",
     "metrics": "Forwarded and dropped packets, drops by reason.",
     "uplink": "Devices to the outside, with the addresses that pods get there.",
+    "l2-responder": "Announced addresses, how long they are answered for, and how often they were.",
     "ipmasq": "Destinations that are not masqueraded.",
 }
 

@@ -236,7 +236,9 @@ class Frontend(msgspec.Struct, frozen=True, kw_only=True):
 
 def services() -> Table[ObjectKey, Service]:
     """Services of the cluster that this proxy serves, by namespace and name."""
-    return Table("services", lambda row: row.key)
+    return Table(
+        "services", lambda row: row.key, indexes={"address": lambda row: (*row.ingress_ips, *row.external_ips)}
+    )
 
 
 def endpoint_slices() -> Table[ObjectKey, EndpointSlice]:
