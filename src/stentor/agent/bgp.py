@@ -123,6 +123,11 @@ class BGPControl:
     def problems(self) -> list[str]:
         """What is wrong with the configuration or the speaker."""
         wrong = [str(problem) for problem in self.tables.plan.problems if not problem.is_waiting]
+        wrong += [
+            f"{source.kind} are not watched: {source.fault}"
+            for source in self.sources
+            if source.fault and (source.kind is not SECRETS or uses_secrets(self.tables))
+        ]
         return wrong + ([self.link.fault] if self.link.fault and self._has_begun else [])
 
     def _needed(self) -> list[Table[str, Any]]:

@@ -19,9 +19,10 @@ class Patch(msgspec.Struct, frozen=True):
     parameters: dict[str, str] = {}
 
 
-def merge(document: Mapping[str, Any] | msgspec.Struct) -> Patch:
-    """JSON merge patch (RFC 7386): None removes a field, lists are replaced."""
-    return Patch("application/merge-patch+json", raw.encode_document(document))
+def merge(document: Mapping[str, Any] | msgspec.Struct, *, manager: str = "") -> Patch:
+    """JSON merge patch (RFC 7386): None removes a field, lists are replaced. `manager` comes to own what it sets."""
+    parameters = {"fieldManager": manager} if manager else {}
+    return Patch("application/merge-patch+json", raw.encode_document(document), parameters)
 
 
 def json(operations: Sequence[JsonObject]) -> Patch:

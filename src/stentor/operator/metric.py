@@ -46,5 +46,20 @@ def sample(operator: Operator) -> Iterator[Metric]:
             {labels: float(pool.capacity)},
             ("family",),
         )
+    yield from _load_balancers(operator)
     errors = {(each.name,): float(len(each.failing)) for each in operator.reconcilers}
     yield gauge("cilium_operator_reconciler_errors", "Rows that a reconciler could not write", errors, ("name",))
+
+
+def _load_balancers(operator: Operator) -> Iterator[Metric]:
+    uses, ipam = operator.load_balancers.uses, operator.load_balancers.assigner.ipam
+    above = "cilium_operator_lbipam"
+    conflicting = sum(1 for use in uses if use.conflict)
+    yield gauge(f"{above}_conflicting_pools_total", "Pools that overlap another one", {(): float(conflicting)})
+    available = {(use.name,): float(use.available) for use in uses}
+    yield gauge(f"{above}_ips_available_total", "Addresses that a pool can still give out", available, ("pool",))
+    used = {(use.name,): float(use.used) for use in uses}
+    yield gauge(f"{above}_ips_used_total", "Addresses of a pool that are given out or kept back", used, ("pool",))
+    yield gauge(f"{above}_services_matching_total", "Services that want addresses", {(): float(ipam.matching)})
+    unsatisfied = {(): float(ipam.unsatisfied)}
+    yield gauge(f"{above}_services_unsatisfied_total", "Services that did not get all that they asked for", unsatisfied)

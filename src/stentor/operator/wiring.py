@@ -3,6 +3,8 @@
 Pods, Namespaces ─► pod-labels ─► wanted-labels ─► allocator ─► identity-allocations ─► CiliumIdentities
 CiliumNodes ─► nodes ─► assigner ─► node-prefixes ─► CiliumNodes
 CiliumEndpoints, CiliumNodes, Pods, Nodes ─► collectors
+Services, CiliumLoadBalancerIPPools ─► lb-services, lb-pools ─► assigner ─► lb-assignments ─► Services' statuses
+what is judged on the way ─► conditions-wanted ─► conditions of custom resources
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 
 from stentor.api.cilium import CILIUM_ENDPOINTS, CILIUM_IDENTITIES, CILIUM_NODES
 from stentor.api.core import NAMESPACES, NODES
+from stentor.api.definition import needed
 from stentor.api.meta import ObjectKey
 from stentor.api.pod import POD_SUMMARIES
 from stentor.identity.filter import LabelFilter
@@ -24,13 +27,16 @@ from stentor.kube.rows import identity_row, namespace_row, node_row, pod_row
 from stentor.kube.source import table_source
 from stentor.net.identity import cluster_range, cluster_shift
 from stentor.operator.collection import Collector, endpoint_collector, node_collector
+from stentor.operator.condition import ConditionTarget
 from stentor.operator.identity import IdentityAllocator, IdentityTarget
+from stentor.operator.loadbalancer import LoadBalancers
 from stentor.operator.node import NodePrefixTarget, PrefixAssigner, pools_of
 from stentor.runtime.config import Values
 from stentor.runtime.duration import parse_duration_s
 from stentor.runtime.health import Health
 from stentor.runtime.job import JobGroup
 from stentor.state import Database, Graph, Reconciler
+from stentor.tables.condition import judged, observed
 from stentor.tables.identity import identities
 from stentor.tables.node import node_prefixes, nodes
 from stentor.tables.owner import EndpointOwner, KnownNode, endpoint_owners, known_nodes
@@ -65,7 +71,10 @@ class Operator:
         self.wanted_labels = add(wanted_labels())
         self.allocations = add(identities("identity-allocations"))
         self.prefixes = add(node_prefixes())
-        self.sources = self._sources()
+        self.conditions = add(observed())
+        self.judged = add(judged())
+        self.load_balancers = LoadBalancers(values, client, self.database, self.conditions, self.judged)
+        self.sources = (*self._sources(), *self.load_balancers.sources)
         self.graph = self._derivations()
         self.pools: tuple[ClusterPool, ...] = pools_of(values) if values.ipam.mode == "cluster-pool" else ()
         self.assigner = PrefixAssigner(self.database, self.nodes, self.prefixes, self.pools)
@@ -143,7 +152,13 @@ class Operator:
     def _reconcilers(self) -> tuple[Reconciler[Any, Any], ...]:
         identity = Reconciler("identities", self.allocations, IdentityTarget(self.client, self.identities))
         self.allocator.on_drift = identity.compare_soon
-        made: tuple[Reconciler[Any, Any], ...] = (identity,)
+        kinds = [definition.kind for definition in needed(self.values)]
+        conditions = ConditionTarget(self.client, self.database, kinds, self.conditions, self.judged)
+        made: tuple[Reconciler[Any, Any], ...] = (
+            identity,
+            self.load_balancers.reconciler,
+            Reconciler("conditions", self.judged, conditions, linger_s=0.02),
+        )
         if self.pools:
             made += (Reconciler("pod-cidrs", self.prefixes, NodePrefixTarget(self.client, self.nodes)),)
         return made
@@ -154,6 +169,7 @@ class Operator:
         for table, settle in ((self.wanted_labels, self.allocator.settle), (self.identities, self.allocator.settle)):
             self._follow(table, settle)
         self._follow(self.nodes, self.assigner.settle)
+        self.load_balancers.follow(self._follow)
         for source in self.sources:
             jobs.keep(f"watch-{source.kind}", source.run)
         for reconciler in self.reconcilers:

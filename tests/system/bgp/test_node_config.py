@@ -127,6 +127,16 @@ def test_other_attributes_without_a_reset(lab: Lab) -> None:
     assert bird_since(lab, "node-1") == before
 
 
+def test_addresses_of_a_device(lab: Lab) -> None:
+    spec = {"advertisements": [{"advertisementType": "Interface", "interface": {"name": "lo"}}]}
+    apply(lab, resource("CiliumBGPAdvertisement", "loopback", spec, advertise="bgp"))
+    lab.exec("node-1", "ip", "address", "add", "192.0.2.77/32", "dev", "lo")
+    eventually(lambda: set(bird_paths(lab, "192.0.2.77/32")) == {"node-1"})
+    lab.exec("node-1", "ip", "address", "delete", "192.0.2.77/32", "dev", "lo")
+    eventually(lambda: not bird_paths(lab, "192.0.2.77/32"))
+    lab.kubectl("delete", "ciliumbgpadvertisement", "loopback")
+
+
 def test_the_status_of_sessions(lab: Lab) -> None:
     def tor_1() -> dict[str, Any]:
         (instance,) = lab.objects("ciliumbgpnodeconfig", "node-1")["status"]["bgpInstances"]

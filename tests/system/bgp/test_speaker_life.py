@@ -133,6 +133,18 @@ def test_what_changed_while_the_agent_was_away_is_told_once_it_is_back(lab: Lab)
     eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == set(NODES))
 
 
+def test_an_agent_that_starts_without_the_api_leaves_everything_as_it_is(lab: Lab) -> None:
+    before = eventually(lambda: (since := spoke(lab)) and all(since) and since)
+    lab.run("stop", "node-1/apiserver")
+    lab.run("kill", "node-2/agent")
+    eventually(lambda: peers(lab, "node-2")["speaker"] == "not asked yet")
+    assert set(bird_paths(lab, f"{VIP}/32")) == set(NODES)
+    lab.run("start", "node-1/apiserver")
+    eventually(lambda: peers(lab, "node-2")["speaker"] == "running")
+    assert set(bird_paths(lab, f"{VIP}/32")) == set(NODES)
+    assert spoke(lab) == before
+
+
 def test_a_killed_speaker_comes_back_with_all_its_routes_and_loses_no_packet(lab: Lab) -> None:
     before = eventually(lambda: (since := spoke(lab)) and all(since) and since)
     with pings(lab, pod_ip(lab, "web-1")) as lost:

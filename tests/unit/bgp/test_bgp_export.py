@@ -85,6 +85,33 @@ def test_a_wrong_router_id_takes_the_instance() -> None:
     assert [str(problem) for problem in found.problems] == ["X: i.routerID: 0.0.0.0 is no identifier"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "ports"),
+    [
+        ((179, ()), (179, ()), [179, None]),
+        ((179, ("10.0.0.1",)), (179, ()), [179, None]),
+        ((179, ("10.0.0.1",)), (179, ("10.0.0.2",)), [179, 179]),
+        ((179, ()), (1790, ()), [179, 1790]),
+        ((None, ()), (None, ()), [None, None]),
+    ],
+)
+def test_instances_on_one_port(
+    first: tuple[int | None, tuple[str, ...]],
+    second: tuple[int | None, tuple[str, ...]],
+    ports: list[int | None],
+) -> None:
+    instances = tuple(
+        InstancePlan(name=name, local_asn=asn, router_id="1.1.1.1", local_port=port, listen_addresses=addresses)
+        for name, asn, (port, addresses) in (("a", 65001, first), ("b", 65002, second))
+    )
+    found = checked(Plan(source="X", instances=instances))
+    assert [each.local_port for each in found.instances] == ports
+    is_taken = ports[1] is None and second[0] is not None
+    assert [str(each) for each in found.problems] == (
+        ["X: b.localPort: 179 is taken by a: this instance only connects"] if is_taken else []
+    )
+
+
 def test_a_wrong_community_takes_the_peer() -> None:
     grants = (("ipv4", (Grant("a", Attributes(("red",))),)),)
     peer = PeerPlan(config=Peer("p", "10.0.0.1"), grants=grants)

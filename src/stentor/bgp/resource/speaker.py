@@ -96,8 +96,13 @@ def policy_name(instance: str, peer: str, afi: str) -> str:
 def checked(plan: Plan) -> Plan:
     """The plan without what the speaker would refuse; each such part is a problem, and the others stay."""
     problems = list(plan.problems)
-    instances = []
+    instances: list[InstancePlan] = []
     for each in plan.instances:
+        other = next((one for one in instances if _listens_where(one, each)), None)
+        if other is not None:
+            text = f"{each.local_port} is taken by {other.name}: this instance only connects"
+            problems.append(Problem(plan.source, f"{each.name}.localPort", text, each.name))
+            each = msgspec.structs.replace(each, local_port=None)
         try:
             check(Config((instance_config(each, ()),)))
         except ConfigError as error:
@@ -114,6 +119,14 @@ def checked(plan: Plan) -> Plan:
                 problems.append(Problem(plan.source, f"{each.name}.{field}", text, each.name, peer.config.name))
         instances.append(msgspec.structs.replace(each, peers=tuple(good)))
     return msgspec.structs.replace(plan, instances=tuple(instances), problems=tuple(problems))
+
+
+def _listens_where(one: InstancePlan, other: InstancePlan) -> bool:
+    """Whether two instances want to listen on one port of an address; without addresses they mean all."""
+    if one.local_port is None or one.local_port != other.local_port:
+        return False
+    mine, others = set(one.listen_addresses), set(other.listen_addresses)
+    return not mine or not others or bool(mine & others)
 
 
 def _peer_problem(instance: InstancePlan, plan: PeerPlan) -> tuple[str, str] | None:
