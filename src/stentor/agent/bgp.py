@@ -74,7 +74,7 @@ class BGPControl:
         self._cluster_nodes = tables.nodes
         self._run_dir = run_dir
         self._has_begun = False
-        self._launched: subprocess.Popen[bytes] | None = None
+        self.launched: subprocess.Popen[bytes] | None = None  # the speaker, if we had to start it
         self.tables.machines.expect("machine")
 
     def start(
@@ -137,12 +137,12 @@ class BGPControl:
 
     def _missing(self, seconds: float) -> None:
         """Start a speaker that outlives this process when nobody else does."""
-        if seconds < _MISSING_S or (self._launched is not None and self._launched.poll() is None):
+        if seconds < _MISSING_S or (self.launched is not None and self.launched.poll() is None):
             return
         argv = [sys.executable, "-m", "stentor.bgp.command", "--socket", self.link.path]
         argv += ["--bfd-socket", str(self._run_dir / "bfd.sock"), "--state-dir", str(self._run_dir)]
-        self._launched = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
-        log.info("Started a BGP speaker", extra={"pid": self._launched.pid})
+        self.launched = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
+        log.info("Started a BGP speaker", extra={"pid": self.launched.pid})
 
 
 def sources(

@@ -161,6 +161,20 @@ class BGPViews:
         )
 
     def _without_session(self, plan: Plan) -> Iterator[PeerView]:
+        """Peers whose configuration is wrong, and all others while nobody speaks."""
+        link = self._control.link
+        for instance in plan.instances if not link.is_connected else ():
+            for peer in instance.peers:
+                yield PeerView(
+                    node=self._node,
+                    instance=instance.name,
+                    name=peer.config.name,
+                    peer_address=peer.config.peer_address or "",
+                    local_asn=instance.local_asn,
+                    peer_port=peer.config.transport.peer_port,
+                    interface=peer.config.interface or "",
+                    problem=link.fault,
+                )
         asns = {each.name: each.local_asn for each in plan.instances}
         for problem in plan.problems:
             if problem.peer:
