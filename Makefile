@@ -27,6 +27,7 @@ lint: setup
 bench: setup
 	@$(PY) benchmarks/run.py
 
+## five million inputs for every decoder that the network feeds
 fuzz: setup
 	@tools/fuzz
 
