@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+from stentor.bgp.compile import compile_all
 from stentor.bgp.config import Config, load
 from stentor.bgp.control import Control
 from stentor.bgp.errors import BgpError
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
     try:
         config = load(arguments.config) if arguments.config else Config()
         if arguments.check:
+            compile_all(config)
             return 0
         asyncio.run(_run(arguments, config))
     except (BgpError, OSError) as error:
@@ -67,8 +69,8 @@ async def _run(arguments: argparse.Namespace, config: Config) -> None:
         loop.add_signal_handler(number, ended.set)
     loop.add_signal_handler(signal.SIGQUIT, retire)
     loop.add_signal_handler(signal.SIGHUP, _reload, speaker, arguments.config)
-    speaker.apply(config)
     await control.start()
+    speaker.apply(config)
     log.info("speaking BGP", extra={"instances": len(config.instances), "socket": arguments.socket})
     try:
         await ended.wait()

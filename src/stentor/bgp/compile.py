@@ -18,7 +18,7 @@ from stentor.bgp.attribute import (
     Segment,
     SegmentKind,
 )
-from stentor.bgp.config import PolicyConfig, Route, SetConfig, StatementConfig
+from stentor.bgp.config import Config, PolicyConfig, Route, SetConfig, StatementConfig
 from stentor.bgp.decision import Scope
 from stentor.bgp.errors import ConfigError
 from stentor.bgp.nlri import Family, Prefix, parse_address, parse_prefix
@@ -65,7 +65,7 @@ def parse_community(text: str) -> int:
         return parts[0] << 16 | parts[1]
     if len(parts) == 1 and parts[0] < 2**32:
         return parts[0]
-    raise ValueError(f"{text!r} is no community")
+    raise ValueError(f"{text!r} is no community: neither 65001:100 nor one of {', '.join(WELL_KNOWN)}")
 
 
 def parse_large(text: str) -> tuple[int, int, int]:
@@ -80,10 +80,9 @@ def parse_extended(text: str) -> bytes:
     """``rt:65001:100`` and ``soo:65001:100`` (two- or four-octet AS), or 16 hexadecimal digits."""
     kind, _, rest = text.partition(":")
     if kind not in _EXTENDED_SUBTYPES:
-        raw = bytes.fromhex(text)
-        if len(raw) != 8:
-            raise ValueError(f"{text!r} is no extended community")
-        return raw
+        if len(text) != 16 or not set(text.lower()) <= set("0123456789abcdef"):
+            raise ValueError(f"{text!r} is no extended community: neither rt:65001:100 nor soo:65001:100 nor 16 digits")
+        return bytes.fromhex(text)
     parts = _numbers(rest)
     if len(parts) != 2 or max(parts) >= 2**32 or (parts[0] > 65535 and parts[1] > 65535):
         raise ValueError(f"{text!r} is no extended community")
@@ -108,10 +107,10 @@ def format_extended(raw: bytes) -> str:
 
 
 def _numbers(text: str) -> list[int]:
+    """Numbers between colons; none when it is anything else."""
     parts = text.split(":")
-    if not all(part.isascii() and part.isdigit() and len(part) < 11 for part in parts):
-        raise ValueError(f"{text!r} is not made of numbers")
-    return [int(part) for part in parts]
+    is_numeric = all(part.isascii() and part.isdigit() and len(part) < 11 for part in parts)
+    return [int(part) for part in parts] if is_numeric else []
 
 
 def _each(where: str, texts: Iterable[str], read: Callable[[str], T]) -> list[T]:
@@ -211,6 +210,15 @@ class Originated(msgspec.Struct, frozen=True):
     attributes: Attributes
     tags: tuple[str, ...]
     prefixes: dict[Family, list[Prefix]]
+
+
+def compile_all(config: Config) -> tuple[Mapping[str, Policy], Mapping[str, list[Originated]]]:
+    """Policies by name and the routes of each instance; ConfigError for what the types of the configuration cannot tell."""
+    routes = {
+        instance.name: compile_routes(instance.routes, f"instances[{index}].routes")
+        for index, instance in enumerate(config.instances)
+    }
+    return compile_policies(config.policies), routes
 
 
 def compile_routes(configs: Iterable[Route], where: str) -> list[Originated]:

@@ -115,6 +115,7 @@ class TcpAO(Strict, frozen=True):
     algorithm: Literal["hmac(sha1)", "cmac(aes128)", "hmac(sha256)"] = "hmac(sha1)"
 
 
+BUILT_IN = frozenset(("accept", "reject", "local"))
 _DEFAULT_FAMILIES = (FamilyConfig("ipv4"), FamilyConfig("ipv6"))
 
 
@@ -257,10 +258,10 @@ def parse(text: str) -> Config:
     """As ``load`` from text."""
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        raw = yaml.load(text, loader) or {}
+        raw = yaml.load(text, loader)
     except yaml.YAMLError as error:
         raise ConfigError("", f"not YAML: {error}") from error
-    return convert(raw)
+    return convert({} if raw is None else raw)
 
 
 def convert(raw: Any) -> Config:
@@ -269,14 +270,17 @@ def convert(raw: Any) -> Config:
         config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as error:
         text, _, where = str(error).partition(" - at `$")
-        raise ConfigError(where.rstrip("`").lstrip("."), text) from error
+        raise ConfigError(where.rstrip("`").lstrip(".") or "configuration", text) from error
     check(config)
     return config
 
 
 def check(config: Config) -> None:
     """What types cannot say: references, addresses, duplicates."""
-    names = {"accept", "reject", "local"} | {policy.name for policy in config.policies}
+    for number, policy in enumerate(config.policies):
+        if policy.name in BUILT_IN:
+            raise ConfigError(f"policies[{number}].name", f"{policy.name!r} is built in")
+    names = BUILT_IN | {policy.name for policy in config.policies}
     _check_unique("policies", [policy.name for policy in config.policies])
     _check_unique("instances", [instance.name for instance in config.instances])
     for index, instance in enumerate(config.instances):
@@ -287,11 +291,11 @@ def check(config: Config) -> None:
         _check_unique(f"{where}.peers", [peer.name for peer in instance.peers])
         for number, peer in enumerate(instance.peers):
             _check_peer(peer, instance, names, f"{where}.peers[{number}]")
-        addresses = [peer.peer_address for peer in instance.peers if peer.peer_address]
+        addresses = [str(ip_network(peer.peer_address)) for peer in instance.peers if peer.peer_address]
         _check_unique(f"{where}.peers", addresses, "peerAddress")
 
 
-def _check_peer(peer: Peer, instance: Instance, policies: set[str], where: str) -> None:
+def _check_peer(peer: Peer, instance: Instance, policies: frozenset[str], where: str) -> None:
     if peer.peer_address is None and peer.interface is None:
         raise ConfigError(f"{where}.peerAddress", "is missing; an unnumbered peer needs interface instead")
     if peer.peer_address is not None:
@@ -299,6 +303,8 @@ def _check_peer(peer: Peer, instance: Instance, policies: set[str], where: str) 
             network = ip_network(peer.peer_address)
         except ValueError as error:
             raise ConfigError(f"{where}.peerAddress", str(error)) from None
+        if network.is_multicast or (network.num_addresses == 1 and network.is_unspecified):
+            raise ConfigError(f"{where}.peerAddress", f"{peer.peer_address} is not the address of a peer")
         if network.num_addresses > 1 and instance.local_port is None:
             raise ConfigError(
                 f"{where}.peerAddress", "a range of peers needs localPort of the instance: they connect to us"
@@ -314,12 +320,14 @@ def _check_peer(peer: Peer, instance: Instance, policies: set[str], where: str) 
         raise ConfigError(f"{where}.passwordFile", "and password exclude each other")
     if peer.ttl_security is not None and peer.ebgp_multihop > 1:
         raise ConfigError(f"{where}.ttlSecurity", "and ebgpMultihop exclude each other (RFC 5082)")
+    if not peer.families:
+        raise ConfigError(f"{where}.families", "is empty; leave it out for both")
     _check_unique(f"{where}.families", [each.afi for each in peer.families], "afi")
     for number, each in enumerate(peer.families):
         for field, name in (("import", each.import_policy), ("export", each.export_policy)):
             if name not in policies:
                 raise ConfigError(f"{where}.families[{number}].{field}", f"no policy {name!r}")
-        _check_next_hop(each.next_hop, f"{where}.families[{number}].nextHop")
+        _check_next_hop(each.next_hop, each.family, f"{where}.families[{number}].nextHop")
 
 
 def _check_local(peer: Peer, version: int, where: str) -> None:
@@ -331,9 +339,12 @@ def _check_local(peer: Peer, version: int, where: str) -> None:
         raise ConfigError(where, "is not of the family of peerAddress")
 
 
-def _check_next_hop(text: str | None, where: str) -> None:
-    if text is not None and text not in ("self", "unchanged"):
-        _check_address(text, where)
+def _check_next_hop(text: str | None, family: Family, where: str) -> None:
+    if text is None or text in ("self", "unchanged"):
+        return
+    _check_address(text, where)
+    if family is Family.IPV6 and ip_address(text).version == 4:
+        raise ConfigError(where, "an IPv6 route needs an IPv6 next hop")
 
 
 def _check_address(text: str, where: str) -> None:

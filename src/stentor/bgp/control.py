@@ -6,6 +6,7 @@ ends, so that whoever controls the speaker can restart. Policies and routes chan
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -111,8 +112,10 @@ class Control:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen; a socket that a dead process left is replaced."""
+        """Listen; a socket that a dead process left is replaced. BgpError when another speaker serves it."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        if _is_served(self._path):
+            raise BgpError(f"another speaker serves {self._path}; --socket names another one")
         with suppress(FileNotFoundError):
             self._path.unlink()
         before = os.umask(0o177)
@@ -292,3 +295,12 @@ def _prefix(text: str) -> tuple[Family, bytes]:
         return parse_prefix(text)
     except ValueError as error:
         raise ConfigError("prefix", str(error)) from None
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

@@ -1,6 +1,7 @@
 """A virtual router: its tables, its own routes, its peers and where it listens."""
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,7 +24,9 @@ from stentor.bgp.wire import shutdown
 DEFERRAL_S = 10.0
 SLICE = 20_000
 CONFIG_OWNER = "config"
+ACCEPT_PAUSE_S = 1.0
 _ACCEPTS_A_TURN = 32
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +83,7 @@ class Instance:
         wanted = {peer.name: peer for peer in config.peers}
         for name in [name for name in self.neighbours if name not in wanted]:
             self._remove(name)
-        if _listening(before) != _listening(config):
+        if _listening(before) != _listening(config) or not self._listeners:
             self._close_listeners()
             self._listen()
         for name, peer in wanted.items():
@@ -92,6 +95,8 @@ class Instance:
                 self._add(peer)
             else:
                 known.change(peer)
+                if peer.password_file is not None:
+                    self._protect(peer)  # the file may hold another key by now
         for neighbour in self._dynamic.values():
             if neighbour.exchange is not None:
                 neighbour.exchange.change(neighbour.config)
@@ -251,7 +256,9 @@ class Instance:
             except OSError as error:
                 if address == "::" and len(self.config.listen_addresses) > 1:
                     continue  # a kernel without IPv6
-                raise ConfigError("listenAddresses", f"cannot listen on {address}: {error.strerror}") from error
+                self._close_listeners()
+                reason = f"cannot listen on {address} port {self.config.local_port}: {error.strerror}"
+                raise ConfigError("localPort", reason) from error
             self._listeners.append(sock)
             self._loop.add_reader(sock.fileno(), self._accept, sock)
         for neighbour in self.neighbours.values():
@@ -290,7 +297,9 @@ class Instance:
         for _ in range(_ACCEPTS_A_TURN):
             try:
                 sock, source = listener.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause(listener)
                 return
             interface = socket.if_indextoname(source[3]) if len(source) == 4 and source[3] else None
             neighbour = self._find(transport.plain_address(source[0]), interface)
@@ -298,6 +307,17 @@ class Instance:
                 sock.close()
             else:
                 neighbour.accept(sock)
+
+    def _pause(self, listener: socket.socket) -> None:
+        """Out of descriptors or memory: the connection waits in the kernel, and asking again at once would eat a processor."""
+
+        def resume() -> None:
+            if listener in self._listeners:
+                self._loop.add_reader(listener.fileno(), self._accept, listener)
+
+        self._loop.remove_reader(listener.fileno())
+        self._loop.call_later(ACCEPT_PAUSE_S, resume)
+        self.note("", "connections wait: this process is out of descriptors")
 
     def _find(self, address: str, interface: str | None) -> Neighbour | None:
         for neighbour in self.neighbours.values():

@@ -5,7 +5,7 @@ import gc
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,13 +14,15 @@ from stentor.bgp.advertisement import Advertiser
 from stentor.bgp.bfd.client import Client
 from stentor.bgp.bfd.message import Endpoint, Request, Status
 from stentor.bgp.bfd.session import Settings
-from stentor.bgp.compile import compile_policies, compile_routes
+from stentor.bgp.compile import Originated, compile_all
 from stentor.bgp.config import Config, Peer
+from stentor.bgp.config import Instance as InstanceConfig
 from stentor.bgp.errors import ConfigError
 from stentor.bgp.installation import Installation
 from stentor.bgp.instance import Instance
 from stentor.bgp.neighbour import Neighbour
 from stentor.bgp.nlri import Family, Prefix, format_prefix
+from stentor.bgp.policy import Policy
 from stentor.bgp.status import Note
 
 RESTART_WINDOW_S = 300.0
@@ -62,12 +64,8 @@ class Speaker:
 
     def apply(self, config: Config) -> None:
         """Go to this configuration. ConfigError before anything changed, except for addresses that cannot be listened on."""
-        policies = compile_policies(config.policies)
+        policies, routes = compile_all(config)
         wanted = {instance.name: instance for instance in config.instances}
-        routes = {
-            instance.name: compile_routes(instance.routes, f"instances[{index}].routes")
-            for index, instance in enumerate(config.instances)
-        }
         before, self.config = self.config, config
         for name, instance in list(self.instances.items()):
             kept = wanted.get(name)
@@ -77,22 +75,11 @@ class Speaker:
             ):
                 self._drop(name)
         try:
-            for name, wish in wanted.items():
-                known = self.instances.get(name)
-                if known is not None:
-                    known.change(wish, policies, routes[name])
-                    continue
-                self.instances[name] = created = Instance(
-                    self._loop,
-                    wish,
-                    policies,
-                    is_restarting=self._was_running,
-                    keeps_forwarding=self._was_running,
-                    on_event=self.note,
-                    on_session=self._check_bfd,
-                    on_routes=self._routes_changed,
-                )
-                created.start(routes[name])
+            for index, wish in enumerate(config.instances):
+                try:
+                    self._apply_instance(wish, policies, routes[wish.name])
+                except ConfigError as error:
+                    raise ConfigError(f"instances[{index}].{error.field}", error.reason) from error
         except ConfigError:
             self.config = before
             raise
@@ -102,6 +89,29 @@ class Speaker:
         # What was built now stays: the collector need not walk half a million routes again and again.
         gc.collect()
         gc.freeze()
+
+    def _apply_instance(
+        self, wish: InstanceConfig, policies: Mapping[str, Policy], routes: Sequence[Originated]
+    ) -> None:
+        known = self.instances.get(wish.name)
+        if known is not None:
+            known.change(wish, policies, routes)
+            return
+        self.instances[wish.name] = created = Instance(
+            self._loop,
+            wish,
+            policies,
+            is_restarting=self._was_running,
+            keeps_forwarding=self._was_running,
+            on_event=self.note,
+            on_session=self._check_bfd,
+            on_routes=self._routes_changed,
+        )
+        try:
+            created.start(routes)
+        except ConfigError:
+            self._drop(wish.name)
+            raise
 
     async def retire(self) -> None:
         """Withdraw all our routes and give peers the time to move traffic, then end every session: nothing of us is kept."""
