@@ -30,6 +30,7 @@ from stentor.bgp.fsm import (
     State,
     Timer,
     Up,
+    check_open,
     step,
 )
 from stentor.bgp.wire import (
@@ -264,7 +265,7 @@ class Attempt:
             self._fault(fault)
 
     def _control(self, kind: Kind, message: Message | None) -> None:
-        if isinstance(message, Open) and self.state is State.OPEN_SENT:
+        if isinstance(message, Open) and self.state is State.OPEN_SENT and self._is_acceptable(message):
             if not self._owner.opened(self, message):
                 return
             if self.connection is not None and message.capabilities.extended_message:
@@ -273,6 +274,14 @@ class Attempt:
         self.feed(Received(kind, message if isinstance(message, Open | Notification) else None))
         if isinstance(message, Refresh) and self.state is State.ESTABLISHED:
             self._owner.refresh(message)
+
+    def _is_acceptable(self, message: Open) -> bool:
+        """An OPEN that will be refused must not win a collision against a session that is up."""
+        try:
+            check_open(self.machine.settings, message)
+        except PeerFault:
+            return False
+        return True
 
     def _raise_limit(self) -> None:
         if self.connection is not None and self.machine.settings.local.capabilities.extended_message:

@@ -182,6 +182,8 @@ def _decode_next_hop(body: bytes, _as_size: int) -> bytes:
 
 def _decode_aggregator(body: bytes, as_size: int) -> tuple[int, bytes]:
     _exactly(as_size + 4)(body)
+    if not any(body[:as_size]):
+        raise Malformed("AS 0 (RFC 7607)")
     return int.from_bytes(body[:as_size], "big"), body[as_size:]
 
 

@@ -8,7 +8,7 @@ class BgpError(Exception):
 
 
 class Code(IntEnum):
-    """NOTIFICATION error codes (RFC 4271 §4.5, RFC 7313 §5)."""
+    """NOTIFICATION error codes (RFC 4271 §4.5, RFC 7313 §5, RFC 9687 §4)."""
 
     HEADER = 1
     OPEN = 2
@@ -17,6 +17,7 @@ class Code(IntEnum):
     FSM = 5
     CEASE = 6
     ROUTE_REFRESH = 7
+    SEND_HOLD_TIMER = 8
 
 
 class Cease(IntEnum):

@@ -79,6 +79,7 @@ class Exchange:
         self._repeating: set[Family] = set()
         self._owed = set(session.families)
         self._ended: set[Family] = set()
+        self._claimed = frozenset(kept) & session.families
         scope = Scope.EXTERNAL if session.ebgp else Scope.INTERNAL
         fresh = Source(config.name, scope, session.peer.asn, session.peer.identifier, address)
         self.inbound: dict[Family, Inbound] = {}
@@ -96,7 +97,9 @@ class Exchange:
             self.outbound[family] = Outbound(router.tables[family], self._export(family))
 
     def start(self) -> None:
-        """Send everything, End-of-RIB after it."""
+        """Send everything, End-of-RIB after it; routes kept over a restart meet the policies of today."""
+        for family in self._claimed:
+            self._reconsider(family, self.inbound[family])
         for outbound in self.outbound.values():
             outbound.refresh()
         self.schedule()
@@ -126,10 +129,13 @@ class Exchange:
         for family, outbound in self.outbound.items():
             outbound.change(self._export(family))
         for family, inbound in self.inbound.items():
-            rules = self._import(family)
-            if rules != inbound.rules:
-                self._router.distribute(family, inbound.reconsider(rules))
+            self._reconsider(family, inbound)
         self.schedule()
+
+    def _reconsider(self, family: Family, inbound: Inbound) -> None:
+        rules = self._import(family)
+        if rules != inbound.rules:
+            self._router.distribute(family, inbound.reconsider(rules))
 
     def update(self, body: bytes) -> None:
         """One UPDATE from the peer, in the tables after ``settle``; PeerFault ends the session."""
@@ -204,6 +210,11 @@ class Exchange:
                 self._router.note(self._config.name, f"{len(inbound.stale)} stale {family.label} routes removed")
                 self._router.distribute(family, inbound.sweep())
 
+    def end(self) -> None:
+        """The session is over: what an earlier restart left stale goes with a second one (RFC 4724 §4.2)."""
+        for family in self._claimed - self._ended:
+            self._router.distribute(family, self.inbound[family].sweep())
+
     def _announce(self, family: Family, attributes: Attributes, prefixes: list[bytes]) -> None:
         inbound = self.inbound.get(family)
         if inbound is not None:
@@ -219,7 +230,6 @@ class Exchange:
         inbound = self.inbound.get(family)
         if inbound is None:
             return
-        inbound.is_complete = True
         self._ended.add(family)
         if inbound.stale:
             self._router.distribute(family, inbound.sweep())
@@ -283,6 +293,7 @@ class Exchange:
             is_external=self.session.ebgp,
             own_as_limit=config.allow_own_as,
             enforce_first_as=config.enforce_first_as,
+            own_addresses=frozenset(self._next_hops.values()),
         )
 
     def _export(self, family: Family) -> Export:

@@ -17,11 +17,12 @@ from enum import Enum, IntEnum
 import msgspec
 
 from stentor.bgp.capability import Open, Session, negotiate
-from stentor.bgp.errors import Code, PeerFault
+from stentor.bgp.errors import Cease, Code, PeerFault
 from stentor.bgp.wire import Keepalive, Kind, Notification
 
 OPEN_HOLD_S = 240.0
 MAX_IDLE_HOLD_S = 60.0
+_LASTING = frozenset((Cease.MAX_PREFIXES, Cease.SHUTDOWN, Cease.DECONFIGURED))
 
 
 class State(IntEnum):
@@ -221,7 +222,19 @@ def _notify(machine: Machine, notification: Notification, reason: str) -> Result
     """Send a NOTIFICATION if there is anybody to read it and go idle."""
     if machine.state < State.OPEN_SENT:
         return _idle(machine, Closed(reason))
-    return _idle(machine, Closed(reason, sent=notification), Send(notification))
+    told = _harden(machine, notification)
+    return _idle(machine, Closed(reason, sent=told), Send(told))
+
+
+def _harden(machine: Machine, notification: Notification) -> Notification:
+    """An end that lasts is a Hard Reset where both set the N bit: else the peer waits for our return (RFC 8538 §5.1)."""
+    if machine.session is None or notification.code != Code.CEASE or notification.subcode not in _LASTING:
+        return notification
+    ours, theirs = machine.settings.local.capabilities.graceful, machine.session.peer.capabilities.graceful
+    if ours is None or theirs is None or not (ours.notification and theirs.notification):
+        return notification
+    data = bytes((notification.code, notification.subcode)) + notification.data
+    return Notification(Code.CEASE, Cease.HARD_RESET, data)
 
 
 def _start(machine: Machine, _event: Event) -> Result:
@@ -332,6 +345,7 @@ def _faulted(machine: Machine, event: Event) -> Result:
 def _stopped(machine: Machine, event: Event) -> Result:
     assert isinstance(event, Stop)
     told = event.notification if machine.state >= State.OPEN_SENT else None
+    told = _harden(machine, told) if told is not None else None
     closed = Closed("stopped", sent=told)
     return _idle(machine, closed, *((Send(told),) if told else ()), is_enabled=False)
 

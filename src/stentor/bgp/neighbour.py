@@ -249,7 +249,8 @@ class Neighbour:
             self.last_error = closed.reason
         if was_up:
             self._lose(attempt, closed)
-        if closed.sent is not None and (closed.sent.code, closed.sent.subcode) == (Code.CEASE, Cease.MAX_PREFIXES):
+        told = closed.sent.inner if closed.sent is not None else None
+        if told is not None and (told.code, told.subcode) == (Code.CEASE, Cease.MAX_PREFIXES):
             self._loop.call_soon(self._hold_back)
 
     def update(self, body: bytes) -> None:
@@ -298,6 +299,7 @@ class Neighbour:
         self.established_at = 0.0
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
+        exchange.end()
         ours = attempt.machine.settings.local.capabilities
         is_kept = not self._is_hard and not self.is_dynamic and is_graceful(ours, exchange.session, closed)
         if is_kept:
@@ -334,7 +336,10 @@ class Neighbour:
     def password(self) -> bytes:
         """The MD5 key, empty for none; a file is read anew for each connection, so that keys can be rotated."""
         if self.config.password_file is not None:
-            return Path(self.config.password_file).read_bytes().strip()
+            try:
+                return Path(self.config.password_file).read_bytes().strip()
+            except OSError as error:
+                raise OSError(f"passwordFile {self.config.password_file}: {error.strerror}") from error
         return (self.config.password or "").encode()
 
     def _prepare(self, sock: socket.socket) -> None:

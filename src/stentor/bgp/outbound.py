@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
-from itertools import groupby
+from itertools import count, groupby
 
 import msgspec
 
@@ -25,6 +25,7 @@ from stentor.bgp.update import encode_block, encode_update, encode_withdraw, fit
 
 CACHE_LIMIT = 50_000
 _FORGOTTEN = Attributes()
+_NON_TRANSITIVE = 0x40
 
 
 class Refusal(Enum):
@@ -61,7 +62,7 @@ class Outbound:
         self._dirty: dict[Prefix, object] = {}
         self._is_first = True
         self._backlog: list[Prefix] = []
-        self._path_ids: dict[tuple[Source, int], bytes] = {}
+        self._told: dict[Prefix, dict[tuple[Source, int], bytes]] = {}
         self._interned: dict[Attributes, Attributes] = {}
         self._final: dict[tuple[Attributes, Scope, NextHop | bytes | None], Attributes | None] = {}
         self._blocks: dict[Attributes, bytes] = {}
@@ -125,7 +126,7 @@ class Outbound:
             return Refusal.ECHO
         if source.scope is Scope.INTERNAL and not rules.session.ebgp:
             return Refusal.INTERNAL
-        if communities:
+        if communities and source.scope is not Scope.LOCAL:  # RFC 1997 speaks of routes received, ours carry them out
             if NO_ADVERTISE in communities:
                 return Refusal.NO_ADVERTISE
             if rules.session.ebgp and (NO_EXPORT in communities or NO_EXPORT_SUBCONFED in communities):
@@ -238,8 +239,17 @@ class Outbound:
             communities = tuple(sorted({*communities, GRACEFUL_SHUTDOWN}))
         new = msgspec.structs.replace(old, next_hop=next_hop, communities=communities)
         if rules.session.ebgp:
-            as_path = prepend(old.as_path, rules.session.local_as)
-            return msgspec.structs.replace(new, as_path=as_path, local_pref=None, originator_id=None, cluster_list=())
+            extended = old.extended_communities
+            if path.source.scope is not Scope.LOCAL:  # a non-transitive one ends at the border of its AS (RFC 4360 §6)
+                extended = tuple(each for each in extended if not each[0] & _NON_TRANSITIVE)
+            return msgspec.structs.replace(
+                new,
+                as_path=prepend(old.as_path, rules.session.local_as),
+                local_pref=None,
+                originator_id=None,
+                cluster_list=(),
+                extended_communities=extended,
+            )
         preference = DEFAULT_LOCAL_PREF if old.local_pref is None else old.local_pref
         return msgspec.structs.replace(new, local_pref=0 if rules.is_draining else preference)
 
@@ -268,37 +278,37 @@ class Outbound:
 
     def _take_paths(self, prefixes: Sequence[Prefix]) -> list[bytes]:
         """As ``take`` with several paths a prefix (RFC 7911); keys carry our own path identifiers."""
-        gone: set[bytes] = set()
+        gone: list[bytes] = []
         fresh: defaultdict[Attributes, list[bytes]] = defaultdict(list)
         for prefix in prefixes:
-            kept = set()
+            told = self._told.setdefault(prefix, {})
+            wanted: dict[tuple[Source, int], Attributes] = {}
             for path in rank_candidates(self.table, prefix, self.rules.paths) or self._default_path(prefix):
-                if self.refuse(path) is None:
-                    kept |= self._export_path(path, prefix, fresh)
-            known = (identifier + prefix for identifier in self._path_ids.values())
-            gone.update(key for key in known if key in self.sent and key not in kept)
-        return self._encode([key for key in gone if self.sent.pop(key, None) is not None], fresh)
+                attributes = self._export_path(path, prefix) if self.refuse(path) is None else None
+                if attributes is not None:
+                    wanted[path.source, path.path_id] = attributes
+            for owner, attributes in wanted.items():
+                key = told.get(owner) or told.setdefault(owner, _new_identifier(told.values()) + prefix)
+                if self.sent.get(key) is not attributes:
+                    self.sent[key] = attributes
+                    fresh[attributes].append(key)
+            for owner in told.keys() - wanted.keys():
+                gone.append(told.pop(owner))
+                del self.sent[gone[-1]]
+            if not told:
+                del self._told[prefix]
+        return self._encode(gone, fresh)
 
     def _default_path(self, prefix: Prefix) -> list[Path]:
         return [self._default] if prefix == DEFAULT_ROUTE and self.rules.originates_default else []
 
-    def _export_path(self, path: Path, prefix: Prefix, fresh: defaultdict[Attributes, list[bytes]]) -> set[bytes]:
+    def _export_path(self, path: Path, prefix: Prefix) -> Attributes | None:
         family, local_as = self.table.family, self.rules.session.local_as
         if path is self._default:
-            attributes = self._finish(path.attributes, path, None)
-        else:
-            verdict = self.rules.policy.apply(family, path, self._strip(path), [prefix], local_as)[0]
-            accepted = verdict.attributes
-            attributes = None if accepted is None else self._finish(accepted, path, verdict.next_hop)
-        if attributes is None:
-            return set()
-        owner = (path.source, path.path_id)
-        identifier = self._path_ids.setdefault(owner, (len(self._path_ids) + 1).to_bytes(4, "big"))
-        key = identifier + prefix
-        if self.sent.get(key) is not attributes:
-            self.sent[key] = attributes
-            fresh[attributes].append(key)
-        return {key}
+            return self._finish(path.attributes, path, None)
+        verdict = self.rules.policy.apply(family, path, self._strip(path), [prefix], local_as)[0]
+        accepted = verdict.attributes
+        return None if accepted is None else self._finish(accepted, path, verdict.next_hop)
 
     def _encode(self, gone: list[bytes], fresh: Mapping[Attributes, list[bytes]]) -> list[bytes]:
         session, family = self.rules.session, self.table.family
@@ -313,3 +323,9 @@ class Outbound:
         if block is None:
             block = self._blocks[attributes] = encode_block(self.rules.session, self.table.family, attributes)
         return block
+
+
+def _new_identifier(keys: Collection[bytes]) -> bytes:
+    """The lowest path identifier that none of a prefix's ``keys`` has: they stay few, whatever numbers our peers use."""
+    used = {key[:4] for key in keys}
+    return next(each for number in count(1) if (each := number.to_bytes(4, "big")) not in used)

@@ -75,7 +75,12 @@ class Retention:
             has_kept = graceful is not None and graceful.families.get(family, False)
             long_lived = session.peer.capabilities.long_lived.get(family)
             has_kept = has_kept or (long_lived is not None and long_lived.forwarding)
-            if is_same and has_kept and routes.has_path_ids == (family in session.add_path_in):
+            if (
+                is_same
+                and has_kept
+                and family in session.families
+                and routes.has_path_ids == (family in session.add_path_in)
+            ):
                 taken[family] = routes
             else:
                 self._router.discard(routes)

@@ -97,7 +97,10 @@ class Table:
 
 
 class Import(msgspec.Struct, frozen=True):
-    """What decides on received routes. ``own_as_limit`` is how often our AS may appear in a path."""
+    """What decides on received routes.
+
+    ``own_as_limit`` is how often our AS may appear in a path, ``own_addresses`` what no next hop may be (RFC 4271 §6.3).
+    """
 
     policy: Policy
     local_as: int
@@ -105,6 +108,29 @@ class Import(msgspec.Struct, frozen=True):
     is_external: bool
     own_as_limit: int = 0
     enforce_first_as: bool = True
+    own_addresses: frozenset[bytes] = frozenset()
+
+
+class Paths:
+    """One Path for each set of properties of a source, so that identity is equality; what no route uses is forgotten."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._known: dict[tuple[Attributes, int, tuple[str, ...]], Path] = {}
+        self._limit = INTERN_LIMIT
+
+    def get(
+        self, routes: Mapping[bytes, Path], attributes: Attributes, path_id: int = 0, tags: tuple[str, ...] = ()
+    ) -> Path:
+        """The path with these properties; ``routes`` are those in use."""
+        key = (attributes, path_id, tags)
+        path = self._known.get(key)
+        if path is None:
+            if len(self._known) >= self._limit:
+                self._known = {(p.attributes, p.path_id, p.tags): p for p in {*routes.values()}}
+                self._limit = max(INTERN_LIMIT, 2 * len(self._known))  # a look over all routes is rare at any size
+            path = self._known[key] = Path(self._source, attributes, path_id, tags)
+        return path
 
 
 class Inbound:
@@ -117,16 +143,14 @@ class Inbound:
         self.has_path_ids = has_path_ids
         self.routes: dict[bytes, Path] = {}
         self.stale: set[bytes] = set()
-        self.is_complete = False
-        self._paths: dict[tuple[int, Attributes], Path] = {}
-        self._accepted: dict[tuple[int, Attributes, int], Path] = {}
+        self._paths = Paths(source)
 
     def announce(self, attributes: Attributes, keys: list[bytes]) -> Collection[Prefix]:
         """Routes as received; the prefixes whose candidates changed."""
         if self.stale:
             self.stale.difference_update(keys)
         if not self.has_path_ids:
-            path = self._intern(attributes, 0)
+            path = self._paths.get(self.routes, attributes)
             fresh = dict.fromkeys(keys, path)
             self.routes.update(fresh)
             return self._offer(path, keys, fresh)
@@ -135,7 +159,7 @@ class Inbound:
         for key in keys:
             groups[key[:4]].append(key)
         for path_id, members in groups.items():
-            path = self._intern(attributes, int.from_bytes(path_id, "big"))
+            path = self._paths.get(self.routes, attributes, int.from_bytes(path_id, "big"))
             self.routes.update(dict.fromkeys(members, path))
             prefixes = [key[4:] for key in members]
             touched += self._offer(path, prefixes, dict.fromkeys(prefixes, path))
@@ -151,7 +175,6 @@ class Inbound:
     def mark_stale(self) -> None:
         """The session is gone or re-sends everything: what is not announced again until ``sweep`` goes (RFC 4724, 7313)."""
         self.stale = set(self.routes)
-        self.is_complete = False
 
     def sweep(self, limit: int | None = None) -> list[Prefix]:
         """Withdraw (at most ``limit``) stale routes; the prefixes whose candidates changed."""
@@ -180,7 +203,6 @@ class Inbound:
     def reconsider(self, rules: Import) -> list[Prefix]:
         """Apply new rules to everything received, without asking the peer again."""
         self.rules = rules
-        self._accepted.clear()
         groups: defaultdict[Path, list[bytes]] = defaultdict(list)
         for key, path in self.routes.items():
             groups[path].append(key[4:] if self.has_path_ids else key)
@@ -199,6 +221,8 @@ class Inbound:
             return "we are the originator"
         if rules.identifier.to_bytes(4, "big") in attributes.cluster_list:
             return "our cluster is in the path"
+        if attributes.next_hop[:16] in rules.own_addresses:
+            return "the next hop is ourselves"
         return ""
 
     def find(self, prefix: Prefix) -> list[Path]:
@@ -231,7 +255,7 @@ class Inbound:
             if verdict.attributes is None:
                 touched += table.withdraw(self.source, verdict.prefixes, path.path_id)
             else:
-                accepted = self._intern(verdict.attributes, path.path_id)
+                accepted = self._paths.get(self.routes, verdict.attributes, path.path_id)
                 touched += table.announce(accepted, dict.fromkeys(verdict.prefixes, accepted))
         return touched
 
@@ -243,15 +267,6 @@ class Inbound:
             touched += self.table.withdraw(self.source, (key[4:],), int.from_bytes(key[:4], "big"))
         return touched
 
-    def _intern(self, attributes: Attributes, path_id: int) -> Path:
-        key = (path_id, attributes)
-        path = self._paths.get(key)
-        if path is None:
-            if len(self._paths) >= INTERN_LIMIT:
-                self._paths = {(p.path_id, p.attributes): p for p in {*self.routes.values()}}
-            path = self._paths[key] = Path(self.source, attributes, path_id)
-        return path
-
 
 class Local:
     """Our own routes of one family: each owner (configuration, a control client) has its own set."""
@@ -260,14 +275,11 @@ class Local:
         self.table = table
         self.source = source
         self.routes: dict[Prefix, Path] = {}
-        self._paths: dict[tuple[Attributes, tuple[str, ...]], Path] = {}
+        self._paths = Paths(source)
 
     def announce(self, attributes: Attributes, tags: tuple[str, ...], prefixes: Sequence[Prefix]) -> Collection[Prefix]:
         """Originate prefixes; those with any change."""
-        key = (attributes, tags)
-        path = self._paths.get(key)
-        if path is None:
-            path = self._paths[key] = Path(self.source, attributes, tags=tags)
+        path = self._paths.get(self.routes, attributes, tags=tags)
         fresh = dict.fromkeys(prefixes, path)
         self.routes.update(fresh)
         return self.table.announce(path, fresh)

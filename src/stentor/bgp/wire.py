@@ -44,8 +44,16 @@ class Notification(msgspec.Struct, frozen=True):
     data: bytes = b""
 
     @property
+    def inner(self) -> "Notification":
+        """What a Hard Reset encloses (RFC 8538 §3.1), itself otherwise."""
+        is_hard = (self.code, self.subcode) == (Code.CEASE, Cease.HARD_RESET)
+        return Notification(self.data[0], self.data[1], self.data[2:]) if is_hard and len(self.data) > 1 else self
+
+    @property
     def text(self) -> str:
         """The shutdown communication (RFC 9003), empty when there is none or it is not readable."""
+        if self.inner is not self:
+            return self.inner.text
         if self.code != Code.CEASE or self.subcode not in (Cease.SHUTDOWN, Cease.RESET) or not self.data:
             return ""
         body = self.data[1 : 1 + self.data[0]]
@@ -55,6 +63,8 @@ class Notification(msgspec.Struct, frozen=True):
         """``Cease/Administrative Shutdown: maintenance``."""
         code, subcodes = NAMES.get(self.code, (f"code {self.code}", {}))
         words = f"{code}/{subcodes.get(self.subcode, self.subcode)}" if self.subcode else code
+        if self.inner is not self:
+            return f"{words}: {self.inner.describe()}"
         return f"{words}: {self.text}" if self.text else words
 
 
@@ -118,6 +128,7 @@ NAMES: dict[int, tuple[str, dict[int, str]]] = {
         },
     ),
     Code.ROUTE_REFRESH: ("ROUTE-REFRESH Message Error", {1: "Invalid Message Length"}),
+    Code.SEND_HOLD_TIMER: ("Send Hold Timer Expired", {}),
 }
 
 

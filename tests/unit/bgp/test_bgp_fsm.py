@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import product
 
+import msgspec
 import pytest
 
-from stentor.bgp.capability import Capabilities, Open
-from stentor.bgp.errors import PeerFault
+from stentor.bgp.capability import Capabilities, Graceful, Open
+from stentor.bgp.errors import Cease, PeerFault
 from stentor.bgp.fsm import (
     Action,
     Arm,
@@ -33,7 +34,7 @@ from stentor.bgp.fsm import (
     step,
 )
 from stentor.bgp.nlri import Family
-from stentor.bgp.wire import Keepalive, Kind, Notification
+from stentor.bgp.wire import Keepalive, Kind, Notification, shutdown
 
 CAPABILITIES = Capabilities(families=(Family.IPV4,), four_octet_as=65001)
 LOCAL = Open(65001, 90, 1, CAPABILITIES)
@@ -123,6 +124,29 @@ def test_endings_with_a_notification(before: list[Event], event: Event, code: tu
     assert (notification.code, notification.subcode) == code
     assert actions.index(Send(notification)) < actions.index(Close())
     assert machine.state is State.IDLE
+
+
+NOTIFYING = msgspec.structs.replace(CAPABILITIES, graceful=Graceful(60, notification=True))
+
+
+@pytest.mark.parametrize(
+    ("event", "enclosed"),
+    [
+        (Stop(shutdown(Cease.SHUTDOWN, "bye")), shutdown(Cease.SHUTDOWN, "bye")),
+        (Stop(Notification(6, Cease.DECONFIGURED)), Notification(6, Cease.DECONFIGURED)),
+        (Faulted(PeerFault(6, Cease.MAX_PREFIXES, b"xyz")), Notification(6, Cease.MAX_PREFIXES, b"xyz")),
+    ],
+)
+def test_an_end_that_lasts_is_a_hard_reset_where_both_know_it(event: Event, enclosed: Notification) -> None:
+    peer = Received(Kind.OPEN, Open(65002, 30, 2, NOTIFYING))
+    settings = Settings(Open(65001, 90, 1, NOTIFYING))
+    _, actions = run([Start(), Connected(), peer, KEEPALIVE, event], settings)
+    (told,) = [each for each in sent(actions) if isinstance(each, Notification)]
+    assert (told.subcode, told.inner) == (Cease.HARD_RESET, enclosed)
+    _, actions = run([Start(), Connected(), peer, KEEPALIVE, Reset(Notification(6, 4), "asked")], settings)
+    assert Notification(6, 4) in sent(actions)
+    _, actions = run([*TO_ESTABLISHED, event])  # the peer does not know it
+    assert enclosed in sent(actions)
 
 
 def test_a_silent_stop_sends_nothing() -> None:

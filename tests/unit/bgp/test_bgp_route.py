@@ -23,7 +23,7 @@ from stentor.bgp.errors import ConfigError
 from stentor.bgp.nlri import DEFAULT_ROUTE, Family, Prefix, format_prefix, parse_prefix
 from stentor.bgp.outbound import Export, Outbound
 from stentor.bgp.policy import ACCEPT_ALL, LOCAL_ONLY, NextHop, Policy
-from stentor.bgp.rib import Import, Inbound, Local, Table
+from stentor.bgp.rib import Import, Inbound, Local, Paths, Table
 from stentor.bgp.update import UpdateDecoder
 from stentor.bgp.wire import HEADER
 
@@ -159,11 +159,12 @@ def make_inbound(table: Table, policy: Policy = ACCEPT_ALL, **rules: object) -> 
         (attributes(65003), "the path does not begin with the peer's AS"),
         (attributes(65002, originator_id=b"\0\0\0\1"), "we are the originator"),
         (attributes(65002, cluster_list=(b"\0\0\0\1",)), "our cluster is in the path"),
+        (attributes(65002, next_hop=OURS), "the next hop is ourselves"),
     ],
 )
 def test_loops_are_refused(received: Attributes, reason: str) -> None:
     table = Table(Family.IPV4)
-    inbound = make_inbound(table)
+    inbound = make_inbound(table, own_addresses=frozenset((OURS,)))
     assert list(inbound.announce(received, [PREFIX])) == []
     assert inbound.verdict(received) == reason
     assert inbound.routes.keys() == {PREFIX}
@@ -236,11 +237,48 @@ def test_what_an_internal_peer_is_told() -> None:
     ],
 )
 def test_well_known_communities(communities: tuple[int, ...], ebgp: bool, is_told: bool) -> None:
+    """They bind whoever receives them; our own routes carry them to the peer."""
     table = Table(Family.IPV4)
-    originate(table, PREFIX, communities=communities)
+    make_inbound(table).announce(attributes(65002, communities=communities), [PREFIX])
+    originate(table, OTHER, communities=communities)
     peer = Peer(table, ebgp=ebgp)
     peer.listen()
     assert (PREFIX in peer.knows) == is_told
+    assert peer.knows[OTHER].communities == communities
+
+
+def test_non_transitive_extended_communities_stay_inside_the_as() -> None:
+    table = Table(Family.IPV4)
+    bandwidth, target = b"\x40\x04\xfd\xe9\0\0\0\0", b"\0\2\xfd\xe9\0\0\0\1"
+    make_inbound(table).announce(attributes(65002, extended_communities=(target, bandwidth)), [PREFIX])
+    outside, inside = Peer(table), Peer(table, ebgp=False)
+    for peer in (outside, inside):
+        peer.listen()
+    assert outside.knows[PREFIX].extended_communities == (target,)
+    assert inside.knows[PREFIX].extended_communities == (target, bandwidth)
+
+
+def test_interning_looks_at_all_routes_rarely_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full table has more attribute sets than any fixed limit: a look at all routes for each more would take for ever."""
+    monkeypatch.setattr("stentor.bgp.rib.INTERN_LIMIT", 10)
+
+    class Counted(dict[bytes, Path]):
+        looks = 0
+
+        def values(self) -> object:  # type: ignore[override]
+            self.looks += 1
+            return super().values()
+
+    routes = Counted()
+    paths = Paths(source("p"))
+    for number in range(1000):
+        routes[number.to_bytes(4, "big")] = paths.get(routes, attributes(65002, 100 + number))
+    assert routes.looks < 10
+    assert paths.get(routes, attributes(65002, 100)) is routes[bytes(4)]
+    routes.clear()
+    for number in range(2000):
+        paths.get(routes, attributes(65002, 5000 + number))
+    assert len(paths._known) <= 1280  # what no route uses is forgotten
 
 
 def test_nothing_is_said_twice_and_policies_change_in_place() -> None:
@@ -302,6 +340,22 @@ def test_additional_paths_are_told_and_taken_back_one_by_one() -> None:
     peer.hears(PREFIX)
     assert sorted(each.as_path[0].asns for each in peer.knows.values()) == [(65001, 2), (65001, 3)]
     assert all(key[4:] == PREFIX for key in peer.knows)
+
+
+def test_path_identifiers_are_small_whatever_the_peers_use() -> None:
+    """Some routers number all their paths anew: ours are counted a prefix, so that a prefix costs what it has."""
+    table = Table(Family.IPV4)
+    inbound = Inbound(table, source("p"), Import(ACCEPT_ALL, 65001, 1, True), has_path_ids=True)
+    prefixes = [bytes((32, 198, 18, 0, number)) for number in range(50)]
+    for number, prefix in enumerate(prefixes):
+        inbound.announce(attributes(65002), [(1000 + number).to_bytes(4, "big") + prefix])
+    peer = Peer(table, paths=4)
+    peer.listen()
+    assert {key[:4] for key in peer.knows} == {b"\0\0\0\1"}
+    peer.hears(*inbound.announce(attributes(65002, 65003), [b"\0\0\0\7" + prefixes[0]]))
+    assert {key[:4] for key in peer.knows if key[4:] == prefixes[0]} == {b"\0\0\0\1", b"\0\0\0\2"}
+    peer.hears(*inbound.withdraw([(1000).to_bytes(4, "big") + prefixes[0], b"\0\0\0\7" + prefixes[0]]))
+    assert {key[4:] for key in peer.knows} == set(prefixes[1:])
 
 
 def test_attributes_too_long_for_a_message_are_not_told() -> None:
@@ -417,6 +471,16 @@ WRONG = [
         "instances[0].peers[0].ttlSecurity",
     ),
     ("policies: [{name: p}, {name: p}]", "policies"),
+    ("policies: [{name: accept}]", "policies[0].name"),
+    ("hello", "configuration"),
+    (INSTANCE % "peers: [{name: p, peerAddress: 10.0.0.2, families: []}]", "instances[0].peers[0].families"),
+    (INSTANCE % "peers: [{name: p, peerAddress: 224.0.0.5}]", "instances[0].peers[0].peerAddress"),
+    (INSTANCE % "peers: [{name: p, peerAddress: '::'}]", "instances[0].peers[0].peerAddress"),
+    (INSTANCE % "peers: [{name: p, peerAddress: 10.0.0.2}, {name: q, peerAddress: 10.0.0.2/32}]", "instances[0].peers"),
+    (
+        INSTANCE % "peers: [{name: p, peerAddress: 10.0.0.2, families: [{afi: ipv6, nextHop: 10.0.0.1}]}]",
+        "instances[0].peers[0].families[0].nextHop",
+    ),
 ]
 
 

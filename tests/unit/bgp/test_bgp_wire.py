@@ -6,7 +6,7 @@ import pytest
 
 from stentor.bgp.attribute import Attributes, Origin, Outcome, Segment, SegmentKind
 from stentor.bgp.capability import AddPath, Capabilities, Graceful, LongLived, Open, Session, negotiate
-from stentor.bgp.errors import Cease, PeerFault
+from stentor.bgp.errors import Cease, Code, PeerFault
 from stentor.bgp.nlri import Family, parse_prefix
 from stentor.bgp.update import (
     Update,
@@ -152,6 +152,13 @@ def test_shutdown_text_survives() -> None:
     assert got.describe() == "Cease/Administrative Shutdown: Wartung über Nacht"
 
 
+def test_a_hard_reset_says_what_it_encloses() -> None:
+    got = Notification(Code.CEASE, Cease.HARD_RESET, bytes((6, 2, 3)) + b"bye")
+    assert got.describe() == "Cease/Hard Reset: Cease/Administrative Shutdown: bye"
+    assert got.text == "bye"
+    assert Notification(Code.CEASE, Cease.HARD_RESET, b"\6").describe() == "Cease/Hard Reset"
+
+
 def test_shutdown_text_is_cut_at_a_character() -> None:
     assert shutdown(Cease.SHUTDOWN, "ü" * 200).text == "ü" * 127
 
@@ -204,6 +211,7 @@ MALFORMED = [
     ("MED length", GOOD + "800403 000001", Outcome.WITHDRAW),
     ("ATOMIC_AGGREGATE length", GOOD + "400601 00", Outcome.DISCARD),
     ("AGGREGATOR length", GOOD + "c00706 fdea0a000001", Outcome.DISCARD),
+    ("AGGREGATOR AS 0", GOOD + "c00708 00000000 0a000001", Outcome.DISCARD),
     ("COMMUNITY length", GOOD + "c00803 fdea00", Outcome.WITHDRAW),
     ("COMMUNITY empty", GOOD + "c00800", Outcome.WITHDRAW),
     ("EXTENDED_COMMUNITY length", GOOD + "c01007 0002fdea000000", Outcome.WITHDRAW),
@@ -221,7 +229,9 @@ def test_malformed_attributes(name: str, attributes: str, outcome: Outcome) -> N
         assert [routes.prefixes for routes in got.withdrawn] == [[EXAMPLE]]
         assert got.announced == ()
     else:
-        assert [routes.prefixes for routes in got.announced] == [[EXAMPLE]]
+        (routes,) = got.announced
+        assert routes.prefixes == [EXAMPLE]
+        assert routes.attributes == read(update(GOOD)).announced[0].attributes
 
 
 @pytest.mark.parametrize(
