@@ -1,7 +1,7 @@
 """Four routing daemons behind one face: start one with what a scene asks for, read its RIB.
 
 Every daemon is AS 65002 (65001 inside), 10.0.2.2 and fd02::2; ours is 4200000001 (65001 inside), 10.0.2.1 and fd02::1. Each
-announces 198.51.100.0/24 and 2001:db8:ff::/48.
+announces 198.51.100.0/24, 198.51.101.0/24 and 2001:db8:ff::/48, where a scene has additional paths the first one twice.
 """
 
 from __future__ import annotations
@@ -18,13 +18,21 @@ from peers.frr import Frr
 
 OUR_AS, PEER_AS, INSIDE_AS = 4200000001, 65002, 65001
 OURS4, PEER4, OURS6, PEER6 = "10.0.2.1", "10.0.2.2", "fd02::1", "fd02::2"
-FROM_PEER4, FROM_PEER6 = "198.51.100.0/24", "2001:db8:ff::/48"
+FROM_PEER4, MORE_FROM_PEER4, FROM_PEER6 = "198.51.100.0/24", "198.51.101.0/24", "2001:db8:ff::/48"
+OUR_LINK, PEER_LINK = "link1", "link2"
 PASSWORD = "s3cret"
+SECOND4, SECOND_AS = "10.0.2.3", 65003
+SLOW_BIRD = "min rx interval 200 ms; min tx interval 200 ms; multiplier 5;"
+SLOW_FRR = "bfd\n profile slow\n  transmit-interval 200\n  receive-interval 200\n  detect-multiplier 5\n"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a session is to have. ``over_ipv6``: one IPv6 session carries both families (RFC 8950 for IPv4)."""
+    """What a session is to have.
+
+    ``over_ipv6``: one IPv6 session carries both families (RFC 8950 for IPv4). ``active``: the daemon connects, ``waits``: we
+    do not. ``multihop``: the most hops; a router is between the two. ``unnumbered``: nobody knows an address of the other.
+    """
 
     internal: bool = False
     md5: bool = False
@@ -32,8 +40,11 @@ class Scene:
     add_path: bool = False
     over_ipv6: bool = False
     active: bool = False
+    waits: bool = False
     graceful: bool = True
     multihop: int = 0
+    unnumbered: bool = False
+    bfd: bool = False
 
     @property
     def our_as(self) -> int:
@@ -71,6 +82,12 @@ class Router(Protocol):
 
     def pid(self) -> int: ...
 
+    def heard(self) -> str:
+        """Where the daemon tells why the last session ended."""
+
+    def shut(self, text: str) -> None:
+        """End the session for good, with a shutdown communication (ExaBGP has none)."""
+
 
 class BirdRouter:
     def __init__(self, bench: Bench, space: str, scene: Scene) -> None:
@@ -79,16 +96,28 @@ class BirdRouter:
         flags += ["passive yes;" if not scene.active else "connect delay time 1; connect retry time 1;"]
         flags += ["graceful restart on; long lived graceful restart on;" if scene.graceful else ""]
         flags += [f"multihop {scene.multihop};" if scene.multihop else "direct;" if scene.internal else ""]
+        flags += ["bfd on;" if scene.bfd else ""]
         paths = "add paths on;" if scene.add_path else ""
-        extended = "extended next hop on;" if scene.over_ipv6 else ""
+        extended = "extended next hop on;" if scene.over_ipv6 or scene.unnumbered else ""
+        twice = (
+            f"protocol static {{ ipv4; route {FROM_PEER4} blackhole {{ bgp_med = 9; }}; }}" if scene.add_path else ""
+        )
+        ends = f"local {peer} as {scene.peer_as}; neighbor {ours} as {scene.our_as};"
+        if scene.unnumbered:
+            link_local = bench.link_local(f"{bench.tag}-us", OUR_LINK)
+            ends = f"local as {scene.peer_as}; neighbor {link_local}%'{PEER_LINK}' as {scene.our_as};"
         self._bird = Bird(
             bench,
             space,
             f"""router id {PEER4}; protocol device {{}} protocol direct {{ ipv4; ipv6; }}
-protocol static {{ ipv4;
+protocol static {{ ipv4; route {MORE_FROM_PEER4} blackhole;
  route {FROM_PEER4} blackhole {{ bgp_community.add((65002,7)); bgp_large_community.add((65002,1,2)); }}; }}
-protocol static {{ ipv6; route {FROM_PEER6} blackhole; }}
-protocol bgp x {{ local {peer} as {scene.peer_as}; neighbor {ours} as {scene.our_as}; hold time 90; error wait time 1,2;
+protocol static {{ ipv6; route {FROM_PEER6} blackhole; }} {twice}
+protocol kernel {{ learn; ipv4 {{ import all; export none; }}; }}
+protocol kernel {{ learn; ipv6 {{ import all; export none; }}; }}
+protocol bfd {{ interface "{PEER_LINK}" {{ {SLOW_BIRD} }}; }}
+protocol radv {{ interface "{PEER_LINK}" {{ min ra interval 3; max ra interval 4; default lifetime 0; }}; }}
+protocol bgp x {{ {ends} hold time 90; error wait time 1,2;
  {" ".join(flags)} enable extended messages on;
  ipv4 {{ import all; export where source = RTS_STATIC; next hop self; {paths} {extended} }};
  ipv6 {{ import all; export where source = RTS_STATIC; next hop self; {paths} }}; }}
@@ -98,8 +127,11 @@ protocol bgp x {{ local {peer} as {scene.peer_as}; neighbor {ours} as {scene.our
     def pid(self) -> int:
         return self._bird.process.pid
 
-    def ask(self, command: str) -> str:
-        return self._bird.ask(command)
+    def heard(self) -> str:
+        return self._bird.ask("show protocols all x")
+
+    def shut(self, text: str) -> None:
+        self._bird.ask(f'disable x "{text}"')
 
     def route(self, prefix: str) -> Seen | None:
         text = self._bird.ask(f"show route {prefix} all protocol x")
@@ -115,7 +147,7 @@ protocol bgp x {{ local {peer} as {scene.peer_as}; neighbor {ours} as {scene.our
             return {each.replace(", ", ":").replace(",", ":") for each in re.findall(r"\(([^)]*)\)", find(name))}
 
         return Seen(
-            next_hop=find("next_hop").split()[0],
+            next_hop=next(word for word in find("next_hop").split() if word != "::"),
             as_path=[int(word) for word in find("as_path").split()],
             communities=tuples("community"),
             large=tuples("large_community"),
@@ -128,28 +160,36 @@ protocol bgp x {{ local {peer} as {scene.peer_as}; neighbor {ours} as {scene.our
 
 class FrrRouter:
     def __init__(self, bench: Bench, space: str, scene: Scene) -> None:
-        ours, _ = scene.ends
-        lines = [f"neighbor {ours} remote-as {scene.our_as}", f"neighbor {ours} timers 30 90"]
+        ours = PEER_LINK if scene.unnumbered else scene.ends[0]
+        lines = [f"neighbor {ours} {'interface ' if scene.unnumbered else ''}remote-as {scene.our_as}"]
+        lines += [f"neighbor {ours} timers 30 90"]
         lines += [f"neighbor {ours} password {PASSWORD}"] if scene.md5 else []
         lines += [f"neighbor {ours} ttl-security hops 1"] if scene.gtsm else []
-        lines += [f"neighbor {ours} timers connect 1"] if scene.active else [f"neighbor {ours} passive"]
+        is_active = scene.active or scene.unnumbered
+        lines += [f"neighbor {ours} timers connect 1"] if is_active else [f"neighbor {ours} passive"]
+        lines += [f"neighbor {ours} bfd", f"neighbor {ours} bfd profile slow"] if scene.bfd else []
+        lines += [f"neighbor {SECOND4} remote-as {SECOND_AS}", f"neighbor {SECOND4} passive"] if scene.add_path else []
         lines += [f"neighbor {ours} ebgp-multihop {scene.multihop}"] if scene.multihop else []
         lines += [f"neighbor {ours} capability extended-nexthop"] if scene.over_ipv6 else []
         paths = f"neighbor {ours} addpath-tx-all-paths" if scene.add_path else ""
         blocks = "".join(
             f""" address-family {family} unicast
   network {prefix} route-map out
+  {f"network {MORE_FROM_PEER4}" if family == "ipv4" else ""}
   neighbor {ours} activate
   {paths}
  exit-address-family
 """
             for family, prefix in (("ipv4", FROM_PEER4), ("ipv6", FROM_PEER6))
         )
-        bgpd = f"""router bgp {scene.peer_as}
+        bgpd = f"""log stdout informational
+router bgp {scene.peer_as}
  bgp router-id {PEER4}
+ bgp log-neighbor-changes
  no bgp ebgp-requires-policy
  no bgp network import-check
  {"bgp graceful-restart" if scene.graceful else ""}
+ {"bgp long-lived-graceful-restart stale-time 600" if scene.graceful else ""}
  coalesce-time 0
  {chr(10).join(" " + line for line in lines)}
 {blocks}!
@@ -157,14 +197,19 @@ route-map out permit 10
  set community 65002:7
  set large-community 65002:1:2
 """
-        self._frr = Frr(bench, space, {"zebra": "", "bgpd": bgpd})
-        self._ours = ours
+        zebra = f"interface {PEER_LINK}\n no ipv6 nd suppress-ra\n ipv6 nd ra-interval 1\n" if scene.unnumbered else ""
+        bfdd = {"bfdd": SLOW_FRR} if scene.bfd else {}
+        self._frr = Frr(bench, space, {"zebra": zebra, "bgpd": bgpd, **bfdd})
+        self._bench, self._ours, self._as = bench, ours, scene.peer_as
 
     def pid(self) -> int:
         return self._frr.processes["bgpd"].pid
 
-    def ask(self, *commands: str) -> str:
-        return self._frr.ask(*commands)
+    def heard(self) -> str:
+        return self._bench.log("frr-bgpd")
+
+    def shut(self, text: str) -> None:
+        self._frr.ask("conf t", f"router bgp {self._as}", f"neighbor {self._ours} shutdown message {text}")
 
     def route(self, prefix: str) -> Seen | None:
         family = "ipv6" if ":" in prefix else "ipv4"
@@ -191,8 +236,9 @@ route-map out permit 10
 class GoBgpRouter:
     def __init__(self, bench: Bench, space: str, scene: Scene) -> None:
         ours, _ = scene.ends
-        self._space = space
-        transport = "passive-mode = true" if not scene.active else "passive-mode = false"
+        self._bench, self._space, self._ours = bench, space, ours
+        is_passive = not (scene.active or scene.unnumbered)  # it says nothing on a link by which we could find it
+        transport = f"passive-mode = {str(is_passive).lower()}"
         families = "".join(
             f"""
  [[neighbors.afi-safis]]
@@ -200,6 +246,9 @@ class GoBgpRouter:
    afi-safi-name = "{family}-unicast"
   [neighbors.afi-safis.mp-graceful-restart.config]
    enabled = {str(scene.graceful).lower()}
+  [neighbors.afi-safis.long-lived-graceful-restart.config]
+   enabled = {str(scene.graceful).lower()}
+   restart-time = 600
   [neighbors.afi-safis.add-paths.config]
    receive = {str(scene.add_path).lower()}
    send-max = {8 if scene.add_path else 0}
@@ -212,7 +261,7 @@ class GoBgpRouter:
  router-id = "{PEER4}"
 [[neighbors]]
  [neighbors.config]
-  neighbor-address = "{ours}"
+  {f'neighbor-interface = "{PEER_LINK}"' if scene.unnumbered else f'neighbor-address = "{ours}"'}
   peer-as = {scene.our_as}
   {f'auth-password = "{PASSWORD}"' if scene.md5 else ""}
  [neighbors.transport.config]
@@ -222,6 +271,7 @@ class GoBgpRouter:
   idle-hold-time-after-reset = 1
  [neighbors.graceful-restart.config]
   enabled = {str(scene.graceful).lower()}
+  long-lived-enabled = {str(scene.graceful).lower()}
   restart-time = 60
  [neighbors.ttl-security.config]
   enabled = {str(scene.gtsm).lower()}
@@ -230,11 +280,18 @@ class GoBgpRouter:
   enabled = {str(bool(scene.multihop)).lower()}
   multihop-ttl = {scene.multihop}
 {families}""")
-        command = ["gobgpd", "-f", str(file), "-l", "error", "--pprof-disable", "--api-hosts", "127.0.0.1:50051"]
+        command = ["gobgpd", "-f", str(file), "-l", "warn", "--pprof-disable", "--api-hosts", "127.0.0.1:50051"]
+        if scene.unnumbered:  # it looks for the peer once, when it starts
+            wait_for(
+                "we are known", lambda: "fe80:" in run("ip", "-n", space, "-6", "neighbor", "show", "dev", PEER_LINK)
+            )
         self._process = bench.start(space, command, "gobgp")
         wait_for("gobgp answers", self._answers)
         extra = ["community", "65002:7", "large-community", "65002:1:2"]
         self.ask("global", "rib", "add", FROM_PEER4, "nexthop", PEER4, *extra)
+        self.ask("global", "rib", "add", MORE_FROM_PEER4, "nexthop", PEER4)
+        if scene.add_path:
+            self.ask("global", "rib", "add", FROM_PEER4, "identifier", "7", "nexthop", PEER4, "med", "9")
         self.ask("global", "rib", "add", "-a", "ipv6", FROM_PEER6, "nexthop", PEER6, *extra)
 
     def pid(self) -> int:
@@ -242,6 +299,12 @@ class GoBgpRouter:
 
     def ask(self, *words: str) -> str:
         return run("ip", "netns", "exec", self._space, "gobgp", "-u", "127.0.0.1", *words)
+
+    def heard(self) -> str:
+        return self._bench.log("gobgp")
+
+    def shut(self, text: str) -> None:
+        self.ask("neighbor", self._ours, "shutdown", "--reason", text)
 
     def route(self, prefix: str) -> Seen | None:
         family = "ipv6" if ":" in prefix else "ipv4"
@@ -278,8 +341,10 @@ class ExaBgpRouter:
         # ExaBGP takes the end of its helper's standard output for the helper's death.
         reader.write_text(f"#!/bin/sh\nexec 3>&1\nexec cat >>{self._heard}\n")
         reader.chmod(0o755)
-        routes = f"route {FROM_PEER4} next-hop {PEER4} community [65002:7] large-community [65002:1:2];"
-        routes += f" route {FROM_PEER6} next-hop {PEER6};"
+        path = "path-information 1" if scene.add_path else ""
+        routes = f"route {FROM_PEER4} next-hop {PEER4} {path} community [65002:7] large-community [65002:1:2];"
+        routes += f" route {FROM_PEER4} next-hop {PEER4} path-information 2 med 9;" if scene.add_path else ""
+        routes += f" route {MORE_FROM_PEER4} next-hop {PEER4} {path}; route {FROM_PEER6} next-hop {PEER6} {path};"
         file = bench.directory / "exabgp.conf"
         file.write_text(f"""process rx {{ run {reader}; encoder json; }}
 neighbor {ours} {{ router-id {PEER4}; local-address {peer}; local-as {scene.peer_as}; peer-as {scene.our_as}; hold-time 90;
@@ -306,6 +371,12 @@ neighbor {ours} {{ router-id {PEER4}; local-address {peer}; local-as {scene.peer
 
     def pid(self) -> int:
         return self._process.pid
+
+    def heard(self) -> str:
+        raise NotImplementedError("ExaBGP does not tell")
+
+    def shut(self, text: str) -> None:
+        raise NotImplementedError(f"ExaBGP has no shutdown text: {text}")
 
     def route(self, prefix: str) -> Seen | None:
         known: dict[str, Seen] = {}

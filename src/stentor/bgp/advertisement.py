@@ -1,13 +1,16 @@
 """Router advertisements (RFC 4861 §4.2) on an interface without configured addresses of peers ("unnumbered").
 
 They carry no prefix and a router lifetime of 0, so that no host takes us for its default router: all that they tell is our
-link-local address, and all that is learned from the neighbour's is its own. FRR does not connect before it has heard one.
+link-local and our link-layer address, and all that is learned from the neighbour's is its own. FRR does not connect before it
+has heard one; GoBGP looks for us among its kernel's neighbours, where the link-layer address puts us.
 """
 
 import asyncio
+import fcntl
 import logging
 import socket
 import struct
+import sys
 from collections.abc import Callable
 
 from stentor.bgp.nlri import format_address, parse_address
@@ -20,6 +23,8 @@ _LEAST_GAP_S = 0.05
 _ICMP6_FILTER = 1
 # Type, code, checksum (the kernel's), hop limit, flags, router lifetime 0, reachable and retransmission time unspecified.
 _MESSAGE = struct.pack("!BBHBBHII", _ADVERTISEMENT, 0, 0, 64, 0, 0, 0, 0)
+_SOURCE_LINK_LAYER = b"\x01\x01"
+_SIOCGIFHWADDR, _ETHERNET = 0x8927, 1
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +91,7 @@ class Advertiser:
 
     def _send(self) -> None:
         if self._socket is not None:
-            self._socket.sendto(_MESSAGE, (_ALL_NODES, 0, 0, self._index))
+            self._socket.sendto(_MESSAGE + _link_layer(self._socket, self.interface), (_ALL_NODES, 0, 0, self._index))
             self._sent_s = self._loop.time()
 
     def _read(self) -> None:
@@ -127,6 +132,14 @@ class Advertiser:
             self._loop.remove_reader(self._socket)
             self._socket.close()
             self._socket = None
+
+
+def _link_layer(sock: socket.socket, interface: str) -> bytes:
+    """The source link-layer address option (RFC 4861 §4.6.1); empty for links without addresses of six octets."""
+    request = interface.encode()[:15].ljust(16, b"\0") + bytes(24)
+    reply: bytes = fcntl.ioctl(sock, _SIOCGIFHWADDR, request)  # struct ifreq: name, then sockaddr
+    kind, address = int.from_bytes(reply[16:18], sys.byteorder), reply[18:24]
+    return _SOURCE_LINK_LAYER + address if kind == _ETHERNET else b""
 
 
 def _filter(*kinds: int) -> bytes:

@@ -114,5 +114,7 @@ NOTIFICATIONS = st.builds(
     [Notification(Code.CEASE, cease) for cease in Cease]
     + [Notification(Code.HOLD_TIMER), Notification(Code.UPDATE, 1), Notification(Code.OPEN, 2)]
     + [Notification(Code.HEADER, 2, b"\0\x12"), Notification(Code.FSM, 3)]
+    + [Notification(Code.CEASE, Cease.MAX_PREFIXES, b"\0\1\1\0\0\0\x64")]
+    + [Notification(Code.CEASE, Cease.HARD_RESET, bytes((6, Cease.SHUTDOWN, 3)) + b"bye")]
 )
 REFRESHES = st.builds(Refresh, FAMILIES, st.sampled_from((0, 1, 2)))

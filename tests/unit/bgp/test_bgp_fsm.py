@@ -15,6 +15,7 @@ from stentor.bgp.fsm import (
     Close,
     Connect,
     Connected,
+    Disarm,
     Down,
     Event,
     Expired,
@@ -179,40 +180,80 @@ def test_collision_keeps_the_connection_of_the_higher_identifier() -> None:
 EVENTS: list[Event] = [
     Start(),
     Stop(Notification(6, 2)),
+    Stop(),
     Reset(Notification(6, 4), "asked"),
+    Reset(None, "asked"),
     Connected(),
     Failed("lost"),
     OPEN,
+    Received(Kind.OPEN, Open(65099, 30, 2, PEER.capabilities)),
     KEEPALIVE,
     UPDATE,
+    Received(Kind.ROUTE_REFRESH),
     NOTIFIED,
     Faulted(PeerFault(1, 1)),
     *(Expired(timer) for timer in Timer),
 ]
+Armed = frozenset[Timer]
 
 
-def test_every_sequence_to_a_depth() -> None:
-    """From every reachable state, any event: the machine answers, and what it says fits what it said before."""
-    depth = 5
-    frontier = [Machine(SETTINGS)]
-    seen = {key(machine) for machine in frontier}
+@pytest.mark.parametrize(
+    "settings",
+    [SETTINGS, Settings(LOCAL, 65002, is_passive=True), Settings(Open(65001, 0, 1, CAPABILITIES), 65002)],
+    ids=["active", "passive", "hold time 0"],
+)
+def test_every_sequence_to_a_depth(settings: Settings) -> None:
+    """From every reachable state, any event: the machine answers, what it says fits what it said before, and it never hangs."""
+    depth = 9
+    frontier: list[tuple[Machine, Armed]] = [(Machine(settings), frozenset())]
+    seen = {key(machine, armed) for machine, armed in frontier}
     for _ in range(depth):
         following = []
-        for machine, event in product(frontier, EVENTS):
+        for (machine, armed), event in product(frontier, EVENTS):
             if isinstance(event, Connected) and machine.state not in (State.IDLE, State.CONNECT, State.ACTIVE):
                 continue  # the driver has one connection a machine
+            if isinstance(event, Expired) and event.timer not in armed:
+                continue
             after, actions = step(machine, event)
             check(machine, after, actions)
-            if key(after) not in seen:
-                seen.add(key(after))
-                following.append(after)
+            left = run_timers(armed - {event.timer} if isinstance(event, Expired) else armed, actions)
+            check_timers(after, left)
+            if key(after, left) not in seen:
+                seen.add(key(after, left))
+                following.append((after, left))
         frontier = following
-    assert {state for state, *_ in seen} == set(State)
+    assert not frontier, "no state is further away than the depth"
+    reached = {state for state, *_ in seen}
+    assert reached == set(State) - ({State.CONNECT} if settings.is_passive else set())
 
 
-def key(machine: Machine) -> tuple[State, bool, int, bool]:
+def key(machine: Machine, armed: Armed) -> tuple[State, bool, int, bool, Armed]:
     """What a machine's future depends on; more failures than three only lengthen a pause."""
-    return machine.state, machine.is_enabled, min(machine.failures, 3), machine.session is not None
+    return machine.state, machine.is_enabled, min(machine.failures, 3), machine.session is not None, armed
+
+
+def run_timers(armed: Armed, actions: list[Action]) -> Armed:
+    """The timers that run after the actions."""
+    for action in actions:
+        if isinstance(action, Arm):
+            armed |= {action.timer}
+        elif isinstance(action, Disarm):
+            armed -= {action.timer}
+    return armed
+
+
+def check_timers(machine: Machine, armed: Armed) -> None:
+    """Whatever a machine waits for, a timer ends the waiting; a machine that is off waits for nothing."""
+    has_hold = machine.session is not None and machine.session.hold_s > 0
+    needed = {
+        State.IDLE: {Timer.IDLE_HOLD} if machine.is_enabled else set(),
+        State.CONNECT: {Timer.CONNECT_RETRY},
+        State.ACTIVE: set() if machine.settings.is_passive else {Timer.CONNECT_RETRY},
+        State.OPEN_SENT: {Timer.HOLD},
+        State.OPEN_CONFIRM: {Timer.HOLD, Timer.KEEPALIVE} if has_hold else set(),
+        State.ESTABLISHED: {Timer.HOLD, Timer.KEEPALIVE} if has_hold else set(),
+    }
+    assert armed == needed[machine.state], machine
 
 
 def check(before: Machine, after: Machine, actions: list[Action]) -> None:
