@@ -118,4 +118,4 @@ def test_a_wrong_community_takes_the_peer() -> None:
     instance = InstancePlan(name="i", local_asn=65000, router_id="1.1.1.1", peers=(peer,))
     found = checked(Plan(source="X", instances=(instance,)))
     assert found.instances[0].peers == ()
-    assert "'red' is not made of numbers" in str(found.problems[0])
+    assert "'red' is no community" in str(found.problems[0])
