@@ -261,7 +261,7 @@ def _reset(neighbour: Neighbour, text: str) -> None:
 
 
 def _disable(neighbour: Neighbour, text: str) -> None:
-    neighbour.stop(shutdown(Cease.SHUTDOWN, text))
+    neighbour.disable(text)
 
 
 def _enable(neighbour: Neighbour, _text: str) -> None:

@@ -96,7 +96,7 @@ class Instance:
             else:
                 known.change(peer)
                 if peer.password_file is not None:
-                    self._protect(peer)  # the file may hold another key by now
+                    self.protect(known)  # the file may hold another key by now
         for neighbour in self._dynamic.values():
             if neighbour.exchange is not None:
                 neighbour.exchange.change(neighbour.config)
@@ -130,6 +130,7 @@ class Instance:
         if is_draining == self.is_draining:
             return
         self.is_draining = is_draining
+        self.note("", "draining: all routes carry GRACEFUL_SHUTDOWN" if is_draining else "draining is over")
         for neighbour in self.sessions():
             if neighbour.exchange is not None:
                 neighbour.exchange.change(neighbour.config)
@@ -232,7 +233,7 @@ class Instance:
         address = None if peer.peer_address is None or _is_range(peer) else str(ip_network(peer.peer_address)[0])
         neighbour = Neighbour(self._loop, self, peer, address=address)
         self.neighbours[peer.name] = neighbour
-        self._protect(peer)
+        self.protect(neighbour)
         if not _is_range(peer):
             neighbour.start()
         self._on_session()
@@ -244,7 +245,7 @@ class Instance:
             for dynamic in [each for each in self._dynamic.values() if _belongs(each, neighbour.config)]:
                 dynamic.stop(shutdown(Cease.DECONFIGURED))
                 self._dynamic.pop(dynamic.address or "", None)
-        self._protect(msgspec.structs.replace(neighbour.config, password=None, password_file=None))
+        self.protect(neighbour, is_wanted=False)
         self._on_session()
 
     def _listen(self) -> None:
@@ -262,25 +263,24 @@ class Instance:
             self._listeners.append(sock)
             self._loop.add_reader(sock.fileno(), self._accept, sock)
         for neighbour in self.neighbours.values():
-            self._protect(neighbour.config)
-        if self.config.peers and all(peer.ttl_security is not None for peer in self.config.peers):
-            hops = max(peer.ttl_security.hops for peer in self.config.peers if peer.ttl_security is not None)
-            for sock in self._listeners:
-                transport.set_minimum_ttl(sock, 255 - hops + 1)
-                transport.set_ttl(sock, 255)
+            self.protect(neighbour)
+        hops = [peer.ttl_security.hops for peer in self.config.peers if peer.ttl_security is not None]
+        for sock in self._listeners if hops else ():
+            transport.set_ttl(sock, 255)  # the answer to a SYN goes out before the peer's own TTL is set
+            if len(hops) == len(self.config.peers):
+                transport.set_minimum_ttl(sock, 255 - max(hops) + 1)
 
-    def _protect(self, peer: Peer) -> None:
-        """Tell the listeners the peer's key: without it its SYN is dropped."""
-        if peer.peer_address is None:
+    def protect(self, neighbour: Neighbour, *, is_wanted: bool = True) -> None:
+        peer = neighbour.config
+        target = peer.peer_address or neighbour.address
+        if target is None:
             return
-        network = ip_network(peer.peer_address)
+        network = ip_network(target)
         for sock in self._listeners:
             if (sock.family == socket.AF_INET) != (network.version == 4):
                 continue
             try:
-                known = self.neighbours.get(peer.name)
-                key = known.password() if known is not None else b""
-                transport.set_md5(sock, network, key)
+                transport.set_md5(sock, network, neighbour.password() if is_wanted else b"")
                 if peer.tcp_ao is not None:
                     transport.set_ao(sock, network, peer.tcp_ao)
             except (OSError, Unsupported) as error:

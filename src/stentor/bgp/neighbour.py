@@ -41,6 +41,9 @@ class Host(Router, Protocol):
     def forget(self, neighbour: "Neighbour") -> None:
         """A dynamic neighbour has ended."""
 
+    def protect(self, neighbour: "Neighbour", *, is_wanted: bool = True) -> None:
+        """Tell the listeners the peer's key: without it its SYN is dropped. ``is_wanted`` False takes it away."""
+
 
 class Neighbour:
     """``address`` is None while an unnumbered peer is not known yet."""
@@ -109,8 +112,14 @@ class Neighbour:
         """This process ends: silence where the peer keeps our routes meanwhile, an administrative shutdown elsewhere."""
         self.stop(None if self.is_graceful else shutdown(Cease.SHUTDOWN))
 
+    def disable(self, text: str) -> None:
+        """An operator's wish: end the session and stay down."""
+        self.stop(shutdown(Cease.SHUTDOWN, text))
+        self.last_error = "disabled by the operator"
+        self._host.session_changed(self, self.last_error)
+
     def enable(self) -> None:
-        """Undo an operator's `stop` or the effect of a prefix limit."""
+        """Undo `disable` or the effect of a prefix limit."""
         self._is_limited = False
         self.start()
 
@@ -137,7 +146,9 @@ class Neighbour:
             return
         if self.address is not None:
             self.stop(shutdown(Cease.CONFIG_CHANGE))
+            self._host.protect(self, is_wanted=False)
         self.address = address
+        self._host.protect(self)
         self.start()
 
     def accept(self, sock: socket.socket) -> None:

@@ -112,6 +112,14 @@ def test_gtsm_drops_what_came_from_afar(link: Link) -> None:
     wait_for("up with TTL 255", lambda: left.is_established("other"))
 
 
+def test_gtsm_beside_a_peer_without_it(link: Link) -> None:
+    """The listener serves both: its answer to the SYN must have come from as near as everything else."""
+    plain = peer("left", name="plain", peerAddress="10.0.2.99")
+    left = link.speaker("left", [peer("left", ttlSecurity={}, transport={"passive": True}), plain])
+    link.speaker("right", [peer("right", ttlSecurity={})])
+    wait_for("up", lambda: left.is_established("other"))
+
+
 def test_multihop_across_a_router(link: Link) -> None:
     """The peer's address is one router away: refused with TTL 1, up with ebgpMultihop."""
     run("ip", "-n", link.left, "route", "add", "10.9.0.0/24", "via", RIGHT4)
@@ -270,6 +278,14 @@ def test_unnumbered_with_ourselves(link: Link) -> None:
     wait_for("installed", lambda: "via inet6 fe80::" in run("ip", "-n", link.right, "route", "show", "192.0.2.0/24"))
 
 
+def test_unnumbered_with_a_key(link: Link) -> None:
+    """The one that waits learns by an advertisement from whose address to expect the key."""
+    waiting = UNNUMBERED | {"password": "s3cret", "transport": {"passive": True}}
+    left = link.speaker("left", [waiting])
+    link.speaker("right", [UNNUMBERED | {"interface": "rl", "password": "s3cret"}])
+    wait_for("up", lambda: left.is_established("other"), 60)
+
+
 def test_learned_routes_are_installed_with_ecmp(link: Link) -> None:
     """Two peers announce one prefix: the kernel gets both next hops; a peer ends: one is left; all end: none."""
     run("ip", "-n", link.right, "address", "add", "10.0.2.3/24", "dev", "rl")
@@ -355,4 +371,4 @@ def test_the_command_line_reads_a_speaker(link: Link) -> None:
     why = stentor("why", "192.0.2.0/24")
     assert "to other: advertised: export policy 'local', statement 'local' accepts" in why
     stentor("disable", "other", "--text", "bye")
-    wait_for("down", lambda: "idle" in stentor("peers"))
+    wait_for("down", lambda: "idle (disabled by the operator)" in stentor("peers"))
