@@ -150,7 +150,6 @@ RULES: Final[tuple[Rule, ...]] = (
     _rule(AGENTS, _UPDATE, "", "nodes/status", _own_name),
     _rule(AGENTS, READ, "coordination.k8s.io", "leases"),
     _rule(AGENTS, WRITE, "coordination.k8s.io", "leases", _announcement_lease),
-    _rule(AGENTS, _UPDATE, "cilium.io", "ciliuml2announcementpolicies/status"),
     _rule(AGENTS, READ, "", "secrets", _bgp_secret),
     _rule(AGENTS, _CREATE | _UPDATE, "", "events"),
     _rule(AGENTS, _CREATE | _UPDATE, "events.k8s.io", "events"),

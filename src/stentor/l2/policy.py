@@ -12,6 +12,7 @@ from stentor.api.l2 import (
     BAD_NODE_SELECTOR,
     BAD_SERVICE_SELECTOR,
     CiliumL2AnnouncementPolicy,
+    CiliumL2AnnouncementPolicySpec,
 )
 from stentor.api.meta import LabelSelector
 from stentor.l2.expression import compile_expression
@@ -35,13 +36,12 @@ def parse_policy(policy: CiliumL2AnnouncementPolicy) -> L2Policy:
         load_balancer_ips=spec.load_balancer_ips,
         external_ips=spec.external_ips,
         interfaces=spec.interfaces,
-        problems=tuple(_problems(policy)),
+        problems=tuple(problems_of(spec)),
     )
 
 
-def _problems(policy: CiliumL2AnnouncementPolicy) -> Iterator[Problem]:
+def problems_of(spec: CiliumL2AnnouncementPolicySpec) -> Iterator[Problem]:
     """The first problem of each kind: a condition has room for one."""
-    spec = policy.spec
     for condition, field, selector in (
         (BAD_SERVICE_SELECTOR, "spec.serviceSelector", spec.service_selector),
         (BAD_NODE_SELECTOR, "spec.nodeSelector", spec.node_selector),
@@ -54,7 +54,7 @@ def _problems(policy: CiliumL2AnnouncementPolicy) -> Iterator[Problem]:
             compile_expression(text)
         except ValueError as e:
             yield Problem(BAD_INTERFACE_REGEX, f"spec.interfaces[{index}]: {e}")
-            return
+            break
 
 
 def selector_problems(selector: LabelSelector) -> Iterator[str]:

@@ -29,6 +29,7 @@ from stentor.net.identity import cluster_range, cluster_shift
 from stentor.operator.collection import Collector, endpoint_collector, node_collector
 from stentor.operator.condition import ConditionTarget
 from stentor.operator.identity import IdentityAllocator, IdentityTarget
+from stentor.operator.l2 import L2Policies
 from stentor.operator.loadbalancer import LoadBalancers
 from stentor.operator.node import NodePrefixTarget, PrefixAssigner, pools_of
 from stentor.runtime.config import Values
@@ -75,6 +76,10 @@ class Operator:
         self.judged = add(judged())
         self.load_balancers = LoadBalancers(values, client, self.database, self.conditions, self.judged)
         self.sources = (*self._sources(), *self.load_balancers.sources)
+        self.l2_policies: L2Policies | None = None
+        if values.l2announcements.enabled:
+            self.l2_policies = L2Policies(client, self.database, self.conditions, self.judged)
+            self.sources += self.l2_policies.sources
         self.graph = self._derivations()
         self.pools: tuple[ClusterPool, ...] = pools_of(values) if values.ipam.mode == "cluster-pool" else ()
         self.assigner = PrefixAssigner(self.database, self.nodes, self.prefixes, self.pools)
@@ -147,6 +152,8 @@ class Operator:
             derive_pod_labels(self.pods, self.namespaces, self.pod_labels, cluster=cluster, label_filter=label_filter)
         )
         graph.add(derive_wanted_labels(self.pod_labels, self.wanted_labels))
+        if self.l2_policies is not None:
+            self.l2_policies.derive(graph)
         return graph
 
     def _reconcilers(self) -> tuple[Reconciler[Any, Any], ...]:

@@ -20,8 +20,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="package")
 def operator(cluster: Server) -> Iterator[Operator]:
-    """A running operator with BGP and both families."""
-    running = Operator(cluster, "ipv6.enabled=true", "bgpControlPlane.enabled=true").start()
+    """A running operator with BGP, L2 announcements and both families."""
+    settings = ("ipv6.enabled=true", "bgpControlPlane.enabled=true", "l2announcements.enabled=true")
+    running = Operator(cluster, *settings).start()
     eventually(lambda: "ciliumbgpnodeconfigs" in cluster.kubectl("api-resources", "--api-group=cilium.io"))
     yield running
     assert running.stop() == 0
