@@ -94,12 +94,14 @@ class Instance:
                 self._remove(name)
                 self._add(peer)
             else:
+                old = known.config
                 known.change(peer)
-                if peer.password_file is not None:
-                    self.protect(known)  # the file may hold another key by now
-        for neighbour in self._dynamic.values():
-            if neighbour.exchange is not None:
-                neighbour.exchange.change(neighbour.config)
+                if peer.password_file is not None or _secrets(old) != _secrets(peer):
+                    self.protect(known)  # a file may hold another key by now
+        for neighbour in list(self._dynamic.values()):
+            for peer in config.peers:
+                if _belongs(neighbour, peer):
+                    neighbour.change(_narrow(peer, neighbour.address or ""))
 
     def stop(self) -> None:
         """The instance is no longer wanted: end all sessions."""
@@ -341,8 +343,7 @@ class Instance:
         if sum(1 for each in self._dynamic.values() if _belongs(each, peer)) >= peer.max_dynamic_peers:
             self.note(peer.name, f"{address} refused: {peer.max_dynamic_peers} peers of this range are connected")
             return None
-        config = msgspec.structs.replace(peer, name=f"{peer.name}/{address}", peer_address=address)
-        neighbour = Neighbour(self._loop, self, config, address=address, is_dynamic=True)
+        neighbour = Neighbour(self._loop, self, _narrow(peer, address), address=address, is_dynamic=True)
         self._dynamic[address] = neighbour
         neighbour.start()
         return neighbour
@@ -356,8 +357,17 @@ def _is_range(peer: Peer) -> bool:
     return peer.peer_address is not None and _network(peer).num_addresses > 1
 
 
+def _narrow(peer: Peer, address: str) -> Peer:
+    """The configuration of one peer out of a range."""
+    return msgspec.structs.replace(peer, name=f"{peer.name}/{address}", peer_address=address)
+
+
 def _belongs(dynamic: Neighbour, peer: Peer) -> bool:
-    return dynamic.config.name.startswith(f"{peer.name}/")
+    return dynamic.config.name.rpartition("/")[0] == peer.name
+
+
+def _secrets(peer: Peer) -> tuple[object, ...]:
+    return peer.password, peer.password_file, peer.tcp_ao
 
 
 def _identity(peer: Peer) -> tuple[str | None, str | None]:

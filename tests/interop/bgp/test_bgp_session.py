@@ -103,6 +103,32 @@ def test_a_wrong_key_or_none_never_connects(link: Link) -> None:
     assert right.peer("other")["flaps"] == 0
 
 
+def test_a_key_is_changed_on_the_side_that_waits(link: Link) -> None:
+    waiting = {"transport": {"passive": True}}
+    left = link.speaker("left", [peer("left", password="old", **waiting)])
+    right = link.speaker("right", [peer("right", password="old")])
+    wait_for("up", lambda: left.is_established("other"))
+    for key in ({"password": "new"}, {}):
+        left.configure(config("left", [peer("left", **waiting, **key)]))
+        right.configure(config("right", [peer("right", **key)]))
+        wait_for(f"up with {key}", lambda: left.is_established("other") and right.is_established("other"), 60)
+
+
+def test_peers_of_a_range_follow_its_configuration(link: Link) -> None:
+    routes = [{"prefixes": ["192.0.2.0/24"]}]
+    left = link.speaker("left", [peer("left", peerAddress="10.0.2.0/24")], routes=routes)
+    right = link.speaker("right", [peer("right")])
+    wait_for("learned", lambda: right.route("192.0.2.0/24"))
+    silent = peer("left", peerAddress="10.0.2.0/24", families=[{"afi": "ipv4", "export": "reject"}])
+    left.configure(config("left", [silent], routes=routes))
+    wait_for("withdrawn", lambda: not right.route("192.0.2.0/24"))
+    assert right.peer("other")["flaps"] == 0
+    silent["password"] = "s3cret"
+    left.configure(config("left", [silent], routes=routes))
+    right.configure(config("right", [peer("right", password="s3cret")]))
+    wait_for("up with the key", lambda: right.is_established("other") and left.is_established(RIGHT4), 60)
+
+
 def test_gtsm_drops_what_came_from_afar(link: Link) -> None:
     link.speaker("right", [peer("right", ttlSecurity={}, transport={"passive": True})])
     left = link.speaker("left", [peer("left", ebgpMultihop=64)])
