@@ -200,14 +200,18 @@ class Endpoints:
             self._store.save(endpoint)
 
     async def bury(self) -> None:
-        """A job: deletes the devices of ended endpoints, many in one grace period."""
-        while True:
-            await self._death.wait()
-            await asyncio.sleep(_DELETION_PAUSE_S)
-            self._death.clear()
-            burying = self._bury_now()
-            await asyncio.wait((burying,))  # goes on when this job is cancelled
-            burying.result()
+        """A job: deletes the devices of ended endpoints, many in one grace period; what is left at its end goes then."""
+        try:
+            while True:
+                await self._death.wait()
+                await asyncio.sleep(_DELETION_PAUSE_S)
+                self._death.clear()
+                burying = self._bury_now()
+                await asyncio.wait((burying,))  # goes on when this job is cancelled
+                burying.result()
+        finally:
+            if self._dead:
+                self._bury_now()
 
     def _bury_now(self) -> asyncio.Future[None]:
         dead, self._dead = self._dead, []

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,7 +98,8 @@ class StateDirectory:
             else:
                 self._endpoints.learn(line.id, raw, is_end=line.endpoint is None)
         if is_broken:
-            self._endpoints.set_aside()
+            with suppress(OSError):  # a full disk: the lines that can be read are known all the same
+                self._endpoints.set_aside()
 
     def save_node(self, facts: NodeFacts) -> None:
         _replace(self._node, _ENCODER.encode(facts))

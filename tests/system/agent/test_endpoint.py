@@ -142,6 +142,18 @@ async def test_an_addition_right_after_a_deletion_finds_the_interface_gone(node:
     burying.cancel()
 
 
+async def test_an_agent_that_ends_leaves_no_device_of_an_ended_endpoint(node: Node) -> None:
+    burying = asyncio.create_task(node.endpoints.bury())
+    async with asyncio.timeout(20):
+        await node.endpoints.add(node.request())
+        await node.endpoints.delete("c", "eth0")
+        await asyncio.sleep(0)
+        burying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await burying
+    assert node.devices() == set()  # asked on the thread that had to remove it first
+
+
 async def test_ipv6_is_switched_on_where_a_runtime_left_it_off(tmp_path: Path) -> None:
     node = Node(tmp_path, (4, 6))
     try:
