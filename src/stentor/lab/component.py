@@ -57,7 +57,7 @@ def _apiserver(plan: Plan, cluster: Cluster, machine: Machine) -> list[str]:
 
 
 def _controllers(plan: Plan, cluster: Cluster, machine: Machine) -> list[str]:
-    return ["--kubeconfig", f"{_KUBERNETES}/controller-manager.conf"]
+    return ["--config", "/etc/stentor/values.yaml", "--kubeconfig", f"{_KUBERNETES}/controller-manager.conf"]
 
 
 def _operator(plan: Plan, cluster: Cluster, machine: Machine) -> list[str]:
