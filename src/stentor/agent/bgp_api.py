@@ -73,7 +73,8 @@ class PeerList(View, frozen=True, kw_only=True):
 
 class RouteView(View, frozen=True, kw_only=True):
     """One path to a prefix: known here (kind available) or as `peer` was told it. `source` is `local` or a peer's name; of our
-    own routes `advertisements` names what asks for them. `age_seconds` is -1 where it is not known."""
+    own routes `advertisements` names what asks for them. `age_seconds` is -1 where it is not known; `reason`, only of `why`,
+    is the step that decided against the path."""
 
     node: str
     instance: str
@@ -92,6 +93,7 @@ class RouteView(View, frozen=True, kw_only=True):
     large_communities: tuple[str, ...] = ()
     extended_communities: tuple[str, ...] = ()
     advertisements: tuple[str, ...] = ()
+    reason: str = ""
 
 
 class RouteList(View, frozen=True, kw_only=True):
@@ -157,6 +159,7 @@ class WhyView(View, frozen=True, kw_only=True):
     origins: tuple[str, ...] = ()
     obstacles: tuple[str, ...] = ()
     paths: tuple[RouteView, ...] = ()
+    rejected: tuple[str, ...] = ()
     peers: tuple[PeerVerdict, ...] = ()
 
 

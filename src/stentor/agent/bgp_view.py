@@ -210,6 +210,7 @@ class BGPViews:
                 large_communities=route.large_communities,
                 extended_communities=route.extended_communities,
                 advertisements=asked.get(route.prefix, ()) if route.source == "local" else (),
+                reason=route.reason,
             )
 
     def _policies(self, instance: InstancePlan) -> Iterator[PolicyView]:
@@ -264,6 +265,7 @@ class BGPViews:
             origins=tuple(origins(instance.name, prefix, self._control.tables)),
             obstacles=reasons,
             paths=tuple(self._routes(instance, "", list(told.paths))),
+            rejected=told.rejected,
             peers=tuple(
                 PeerVerdict(
                     peer=addresses.get(name, name),

@@ -10,7 +10,7 @@ import asyncio
 import http.client
 import io
 import socket
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 import click
@@ -131,10 +131,14 @@ class Cluster:
             raise AgentError(f"agent of {agent.node} (pod {agent.pod}): {type(e).__name__} {e}".rstrip()) from e
 
     async def _exec(self, agent: AgentPod, stdin: bytes) -> bytes:
+        return b"".join([chunk async for chunk in self.stream(agent, stdin)])
+
+    async def stream(self, agent: AgentPod, stdin: bytes) -> AsyncIterator[bytes]:
+        """What the agent's socket answers to bytes, piece by piece; AgentError when it answers nothing."""
         connection = self.client.connection
         query = [("container", _CONTAINER), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
         query += [("command", "stentor-relay"), ("command", SOCKET)]
-        stdout, stderr = bytearray(), bytearray()
+        has_answer, stderr = False, bytearray()
         async with self.client.session.ws_connect(
             f"{connection.server}/api/v1/namespaces/{NAMESPACE}/pods/{agent.pod}/exec",
             params=query,
@@ -146,16 +150,16 @@ class Cluster:
             async for message in stream:
                 data = message.data if isinstance(message.data, bytes) else str(message.data).encode()
                 channel, body = data[:1], data[1:]
-                if channel == b"\1":
-                    stdout += body
+                if channel == b"\1" and body:
+                    has_answer = True
+                    yield body
                 elif channel == b"\2":
                     stderr += body
                 elif channel == b"\3":
                     break
-        if not stdout:
+        if not has_answer:
             reason = stderr.decode(errors="replace").strip() or "no answer"
             raise AgentError(f"agent of {agent.node} (pod {agent.pod}): {reason}")
-        return bytes(stdout)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -107,6 +107,12 @@ class _Kubeconfig(msgspec.Struct, frozen=True, rename="kebab"):
     current_context: str = ""
 
 
+def is_configured(kubeconfig: str | None = None) -> bool:
+    """Whether `find` has a place to look at; what it says there may still be wrong."""
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and (SERVICE_ACCOUNT / "token").exists()
+    return bool(kubeconfig or os.environ.get("KUBECONFIG")) or in_pod or (Path.home() / ".kube/config").exists()
+
+
 def find(kubeconfig: str | None = None, context: str | None = None) -> Connection:
     """By the file given, else $KUBECONFIG, else the service account of the pod, else ~/.kube/config."""
     path = kubeconfig or os.environ.get("KUBECONFIG", "").split(":")[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from peers.bench import PYTHON, Bench, run, stop, wait_for
 from peers.bird import Bird
@@ -389,11 +390,22 @@ def test_the_command_line_reads_a_speaker(link: Link) -> None:
         return run(str(Path(PYTHON).parent / "stentor"), "bgp", *words, "--socket", left.socket)
 
     heads, row = stentor("peers").splitlines()[:2]
-    assert heads.split("   ")[0] == "Instance"
-    assert row.split()[:5] == ["main", "65001", "65002", RIGHT4, "established"]
+    assert heads.split("   ")[0] == "Local AS"
+    assert row.split()[:4] == ["65001", "65002", RIGHT4, "established"]
     assert row.split()[-3:] == ["ipv4/unicast", "2", "1"]
-    assert "med 5" in stentor("routes", "advertised", "ipv4", "peer", RIGHT4)
+    verbose = stentor("peers", "-v").splitlines()[1].split()
+    assert verbose[8:10] == ["main", "other"]
+    assert "{Med: 5}" in stentor("routes", "advertised", "ipv4", "unicast", "peer", RIGHT4, "vrouter", "65001")
     assert len(json.loads(stentor("routes", "-o", "json"))) == 3
+    assert [
+        each["nextHop"] for each in yaml.safe_load(stentor("routes", "--prefix", "192.0.2.0/24", "-o", "yaml"))
+    ] == ["self"]
+    policies = [line.split()[:4] for line in stentor("route-policies").splitlines()[1:]]
+    assert policies == [
+        ["65001", "local:", "local", "export"],
+        ["65001", "local:", "default", "export"],
+        ["65001", "accept:", "default", "import"],
+    ]
     why = stentor("why", "192.0.2.0/24")
     assert "to other: advertised: export policy 'local', statement 'local' accepts" in why
     stentor("disable", "other", "--text", "bye")
