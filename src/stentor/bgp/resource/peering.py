@@ -7,7 +7,7 @@ are when several policies select a node; here the oldest one counts, and the oth
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_network
+from ipaddress import IPv4Address, ip_network
 
 import msgspec
 
@@ -80,7 +80,7 @@ def _instance(router: CiliumBGPVirtualRouter, field: str, facts: Facts, report: 
     peers: dict[str, PeerPlan] = {}
     for index, neighbor in enumerate(router.neighbors):
         where = f"{field}.neighbors[{index}]"
-        address = _address(neighbor.peer_address)
+        address = host_address(neighbor.peer_address)
         about = report.at(name, address or neighbor.peer_address)
         if address is None:
             about.add(
@@ -104,7 +104,8 @@ def _instance(router: CiliumBGPVirtualRouter, field: str, facts: Facts, report: 
     )
 
 
-def _address(text: str) -> str | None:
+def host_address(text: str) -> str | None:
+    """The address of a prefix of one host; None when it is none."""
     try:
         network = ip_network(text, strict=False)
         host = text.partition("/")[0]
@@ -113,23 +114,43 @@ def _address(text: str) -> str | None:
     return str(ip_network(host)[0]) if network.num_addresses == 1 else None
 
 
-def _annotation(asn: int, facts: Facts, report: Report) -> tuple[str, int | None]:
-    """Router id and port of the Node's annotation for a virtual router."""
-    name = f"{NODE_ANNOTATION}{asn}"
-    router_id, local_port = facts.router_id, None
-    text = dict(facts.node.annotations).get(name, "")
+class Annotation(msgspec.Struct, frozen=True):
+    """A Node's annotation for a virtual router; `wrong` are its parts that mean nothing."""
+
+    router_id: str | None = None
+    local_port: int | None = None
+    wrong: tuple[str, ...] = ()
+
+
+def parse_annotation(text: str) -> Annotation:
+    """`router-id=10.0.0.1,local-port=179`, in any order; what comes later counts."""
+    router_id, local_port, wrong = None, None, []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        key, equals, value = (word.strip() for word in part.partition("="))
-        if key == "router-id" and equals:
+        key, _, value = (word.strip() for word in part.partition("="))
+        if key == "router-id" and _is_ipv4(value):
             router_id = value
         elif key == "local-port" and value.isdecimal() and 0 < int(value) < 65536:
             local_port = int(value)
         else:
-            node = f"Node {facts.node.name}"
-            report.add(
-                f"metadata.annotations[{name}]", f"{part!r} is neither router-id=… nor local-port=…", source=node
-            )
-    return router_id, local_port
+            wrong.append(part)
+    return Annotation(router_id, local_port, tuple(wrong))
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        return int(IPv4Address(text)) > 0
+    except ValueError:
+        return False
+
+
+def _annotation(asn: int, facts: Facts, report: Report) -> tuple[str, int | None]:
+    """Router id and port of the Node's annotation for a virtual router."""
+    name = f"{NODE_ANNOTATION}{asn}"
+    found = parse_annotation(dict(facts.node.annotations).get(name, ""))
+    for part in found.wrong:
+        text, node = f"{part!r} is neither router-id=… nor local-port=…", f"Node {facts.node.name}"
+        report.add(f"metadata.annotations[{name}]", text, source=node)
+    return found.router_id or facts.router_id, found.local_port
 
 
 def _entries(router: CiliumBGPVirtualRouter, field: str, report: Report) -> tuple[list[Entry], dict[str, Entry]]:
