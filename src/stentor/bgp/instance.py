@@ -72,9 +72,9 @@ class Instance:
     def start(self, routes: Sequence[Originated]) -> None:
         """Originate ``routes``, the compiled ones of the configuration, listen, connect."""
         self._originate(CONFIG_OWNER, routes)
-        self._listen()
         for peer in self.config.peers:
             self._add(peer)
+        self._listen()
 
     def change(self, config: InstanceConfig, policies: Mapping[str, Policy], routes: Sequence[Originated]) -> None:
         """Go to another configuration with as little disturbance as it allows; the AS and identifier stay."""
@@ -83,9 +83,6 @@ class Instance:
         wanted = {peer.name: peer for peer in config.peers}
         for name in [name for name in self.neighbours if name not in wanted]:
             self._remove(name)
-        if _listening(before) != _listening(config) or not self._listeners:
-            self._close_listeners()
-            self._listen()
         for name, peer in wanted.items():
             known = self.neighbours.get(name)
             if known is None:
@@ -102,6 +99,9 @@ class Instance:
             for peer in config.peers:
                 if _belongs(neighbour, peer):
                     neighbour.change(_narrow(peer, neighbour.address or ""))
+        if _listening(before) != _listening(config) or not self._listeners:
+            self._close_listeners()
+            self._listen()
 
     def stop(self) -> None:
         """The instance is no longer wanted: end all sessions."""

@@ -63,10 +63,11 @@ class Speaker:
         loop.call_later(RESTART_WINDOW_S, self._end_restart)
 
     def apply(self, config: Config) -> None:
-        """Go to this configuration. ConfigError before anything changed, except for addresses that cannot be listened on."""
+        """Go to this configuration. ConfigError before anything changed; or at the end for a port that cannot be listened on:
+        its instance only connects, all else is as it should be, and the next call tries again."""
         policies, routes = compile_all(config)
         wanted = {instance.name: instance for instance in config.instances}
-        before, self.config = self.config, config
+        self.config = config
         for name, instance in list(self.instances.items()):
             kept = wanted.get(name)
             if kept is None or (kept.local_asn, kept.router_id) != (
@@ -74,21 +75,20 @@ class Speaker:
                 instance.config.router_id,
             ):
                 self._drop(name)
-        try:
-            for index, wish in enumerate(config.instances):
-                try:
-                    self._apply_instance(wish, policies, routes[wish.name])
-                except ConfigError as error:
-                    raise ConfigError(f"instances[{index}].{error.field}", error.reason) from error
-        except ConfigError:
-            self.config = before
-            raise
+        refused: list[ConfigError] = []
+        for index, wish in enumerate(config.instances):
+            try:
+                self._apply_instance(wish, policies, routes[wish.name])
+            except ConfigError as error:
+                refused.append(ConfigError(f"instances[{index}].{error.field}", error.reason))
         self._install()
         self._advertise()
         self._check_bfd()
         # What was built now stays: the collector need not walk half a million routes again and again.
         gc.collect()
         gc.freeze()
+        if refused:
+            raise refused[0]
 
     def _apply_instance(
         self, wish: InstanceConfig, policies: Mapping[str, Policy], routes: Sequence[Originated]
@@ -107,11 +107,7 @@ class Speaker:
             on_session=self._check_bfd,
             on_routes=self._routes_changed,
         )
-        try:
-            created.start(routes)
-        except ConfigError:
-            self._drop(wish.name)
-            raise
+        created.start(routes)
 
     async def retire(self) -> None:
         """Withdraw all our routes and give peers the time to move traffic, then end every session: nothing of us is kept."""

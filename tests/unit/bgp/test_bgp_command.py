@@ -60,6 +60,23 @@ async def test_a_taken_port_names_its_field_and_is_tried_again() -> None:
     speaker.leave()
 
 
+async def test_a_taken_port_is_one_instances_matter() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        speaker = Speaker(asyncio.get_running_loop(), state_dir=None, bfd_path=None)
+        peer = "peers: [{name: p, peerAddress: 192.0.2.1}]"
+        wanted = parse(
+            f"instances: [{{name: a, localASN: 1, routerID: 1.1.1.1, localPort: {port}, listenAddresses: [127.0.0.1], {peer}}},"
+            f" {{name: b, localASN: 2, routerID: 1.1.1.1, {peer}}}]"
+        )
+        with pytest.raises(ConfigError, match="cannot listen"):
+            speaker.apply(wanted)
+        assert {name: list(each.neighbours) for name, each in speaker.instances.items()} == {"a": ["p"], "b": ["p"]}
+        speaker.leave()
+
+
 async def test_a_second_speaker_does_not_take_the_first_ones_socket(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     path = tmp_path / "bgp.sock"
