@@ -10,6 +10,7 @@ from prometheus_client.core import Metric
 
 import stentor
 from stentor.agent import bgp_status
+from stentor.agent.l2 import Announcements
 from stentor.agent.life import Agent
 from stentor.agent.status import status_of
 from stentor.datapath import metric as datapath
@@ -29,6 +30,8 @@ def sample(agent: Agent) -> Iterator[Metric]:
     yield from _jobs(agent)
     if agent.bgp is not None:
         yield from bgp_status.sample(agent.bgp)
+    if agent.l2 is not None:
+        yield from _announcements(agent.l2)
     if agent.datapath is not None:
         yield from _datapath(agent)
 
@@ -67,6 +70,19 @@ def _cluster(agent: Agent) -> Iterator[Metric]:
     yield counter("cilium_k8s_client_api_calls", "API calls by server, method and return code", calls, labels)
     events = {(source.kind.kind, "update", "success"): float(source.events) for source in agent.sources}
     yield counter("cilium_kubernetes_events", "Events received from Kubernetes", events, ("scope", "action", "status"))
+
+
+def _announcements(l2: Announcements) -> Iterator[Metric]:
+    rows = {(): float(len(l2.tables.announcements))}
+    yield gauge("cilium_l2_announcements", "Addresses that this node answers for, by link", rows)
+    ours = sum(1 for row in l2.tables.leases if row.is_ours)
+    wanted = {row.lease for row in l2.tables.wanted}
+    leases = {("held",): float(ours), ("waiting",): float(max(0, len(wanted) - ours))}
+    yield gauge("cilium_l2_leases", "Leases that this node competes for", leases, ("state",))
+    asked = {key: float(count) for key, count in l2.requests.items()}
+    yield counter("cilium_l2_lease_requests", "Requests about leases", asked, ("verb", "outcome"))
+    told = {(): float(l2.announcer.sent if l2.announcer is not None else 0)}
+    yield counter("cilium_l2_told", "ARP announcements and unsolicited advertisements sent", told)
 
 
 def _jobs(agent: Agent) -> Iterator[Metric]:

@@ -1,0 +1,1 @@
+"""Clusters that announce addresses on a link, and a neighbour that keeps asking who has them."""
