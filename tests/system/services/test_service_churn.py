@@ -73,7 +73,11 @@ OBJECTS = [
                         {
                             "name": "echo",
                             "image": ECHO,
-                            "readinessProbe": {"httpGet": {"path": "/health", "port": 3000}, "periodSeconds": 1},
+                            "readinessProbe": {
+                                "httpGet": {"path": "/health", "port": 3000},
+                                "initialDelaySeconds": 5,
+                                "periodSeconds": 1,
+                            },
                             # Goes on serving while the endpoint is being taken out, as graceful applications do.
                             "lifecycle": {"preStop": {"exec": {"command": ["sleep", "5"]}}},
                         }
@@ -155,7 +159,7 @@ def test_no_connection_fails_while_backends_roll_and_the_agent_dies(lab: Lab) ->
         lab.run("start", "node-2/agent")
         lab.kubectl("rollout", "status", "deployment/web", "--timeout=90s")
     found = clients.results()
-    assert all(each["made"] > 5_000 for each in found.values()), found
+    assert all(each["made"] > 3_000 for each in found.values()), found
     assert all(each["failed"] == [] for each in found.values()), found
 
 
@@ -176,6 +180,6 @@ def test_a_backend_that_dies_while_the_agent_is_down_is_missed_until_it_is_back_
         lab.kubectl("rollout", "status", "deployment/web", "--timeout=90s")
         outages.append((down, back + GRACE_S))
     found = clients.results()
-    assert all(each["made"] > 5_000 for each in found.values()), found
+    assert all(each["made"] > 3_000 for each in found.values()), found
     outside = [at for each in found.values() for at in each["failed"] if not any(a <= at <= b for a, b in outages)]
     assert outside == []
