@@ -126,7 +126,11 @@ class Rival:
 
     def latency_us(self, count: int) -> float:
         """Median time to connect to services spread over all `count`."""
-        return self._measure(lambda: connect_all(count))
+        return self._measure(lambda: connect_all([(vip(i * 7919 % count), 80) for i in range(CONNECTS)]))
+
+    def direct_us(self) -> float:
+        """The same to the server itself: what a connection costs without any service."""
+        return self._measure(lambda: connect_all([(SERVER, PORT)] * CONNECTS))
 
     def throughput(self, count: int) -> float:
         """Gb/s of one connection to the last of `count` services."""
@@ -149,10 +153,9 @@ class Rival:
             return float(json.loads(answers.read()))
 
 
-def connect_all(count: int) -> float:
+def connect_all(addresses: Sequence[tuple[str, int]]) -> float:
     times = []
-    for i in range(CONNECTS):
-        at = (vip(i * 7919 % count), 80)
+    for at in addresses:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as s:
             began = time.perf_counter()
             s.connect(at)
@@ -232,9 +235,8 @@ def latencies(rounds: int, rivals: dict[str, Ours | Ruled]) -> list[str]:
     for count in COUNTS:
         for rival in rivals.values():
             rival.fill(count)
-        latency = interleave(
-            {name: (lambda r=rival, c=count: r.latency_us(c)) for name, rival in rivals.items()}, rounds
-        )
+        ways = {name: (lambda r=rival, c=count: r.latency_us(c)) for name, rival in rivals.items()}
+        latency = interleave({**ways, "no service at all": rivals["nftables as kube-proxy"].direct_us}, rounds)
         bulk = interleave({name: (lambda r=rival, c=count: r.throughput(c)) for name, rival in rivals.items()}, rounds)
         save(f"services-connect-{count}", {"latency_us": latency, "gbps": bulk})
         parts.append(table(f"Connect, {count:,} services", "µs, p50", latency, "ours"))
