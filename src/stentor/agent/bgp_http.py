@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 
 import msgspec
 from aiohttp import web
@@ -37,10 +38,16 @@ def handlers(views: BGPViews | None, node: str) -> dict[str, Handler]:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         try:
-            async for event in views.watch(with_routes=request.query.get("routes") == "true"):
-                await response.write(_encode(event) + b"\n")
+            async with aclosing(views.watch(with_routes=request.query.get("routes") == "true")) as events:
+                async for event in events:
+                    if request.transport is None or request.transport.is_closing():
+                        break  # nobody tells when the reader hangs up while nothing happens
+                    if event is not None:
+                        await response.write(_encode(event) + b"\n")
         except Unreachable as error:
             await response.write(_encode({"error": str(error)}) + b"\n")
+        except ConnectionError:
+            pass
         return response
 
     return {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -37,6 +37,9 @@ from stentor.net.address import Prefix
 
 if TYPE_CHECKING:
     from stentor.agent.bgp import BGPControl
+
+
+_TICK_S: Final = 1.0
 
 
 class BGPViews:
@@ -106,9 +109,13 @@ class BGPViews:
         ]
         return WhyList(node=self._node, enabled=True, prefix=str(prefix), explanations=tuple(views))
 
-    async def watch(self, *, with_routes: bool) -> AsyncIterator[Event]:
-        """What happens, until the reader stops."""
-        async for answer in stream(self._control.link.path, {"request": "watch", "routes": with_routes}):
+    async def watch(self, *, with_routes: bool) -> AsyncGenerator[Event | None, None]:
+        """What happens, until the reader stops; None now and then while nothing does."""
+        request = {"request": "watch", "routes": with_routes}
+        async for answer in stream(self._control.link.path, request, tick_s=_TICK_S):
+            if not answer:
+                yield None
+                continue
             note = msgspec.convert(answer, Note)
             yield Event(
                 node=self._node,

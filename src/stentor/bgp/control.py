@@ -28,6 +28,7 @@ from stentor.sys.peer import is_trusted
 MAX_LINE = 64 << 20
 BATCH = 500
 WATCH_QUEUE = 10_000
+WATCH_TICK_S = 1.0
 WRITE_DEADLINE_S = 30.0
 
 
@@ -135,7 +136,7 @@ class Control:
             if not is_trusted(writer.get_extra_info("socket")):
                 return
             while line := await reader.readline():
-                async for answer in self._answer(line):
+                async for answer in self._answer(line, reader.at_eof):
                     writer.write(answer + b"\n")
                     await asyncio.wait_for(writer.drain(), WRITE_DEADLINE_S)
         except (ConnectionError, TimeoutError, ValueError):
@@ -143,11 +144,11 @@ class Control:
         finally:
             writer.close()
 
-    async def _answer(self, line: bytes) -> AsyncIterator[bytes]:
+    async def _answer(self, line: bytes, is_gone: Callable[[], bool]) -> AsyncIterator[bytes]:
         try:
             request = _decode(line)
             if isinstance(request, Watch):
-                async for note in self._watch(request):
+                async for note in self._watch(request, is_gone):
                     yield _encode(note)
             elif isinstance(request, ShowRoutes):
                 async for batch in self._routes(request):
@@ -163,7 +164,8 @@ class Control:
         except (BgpError, msgspec.DecodeError) as error:
             yield _encode({"error": str(error)})
 
-    async def _watch(self, request: Watch) -> AsyncIterator[Note]:
+    async def _watch(self, request: Watch, is_gone: Callable[[], bool]) -> AsyncIterator[Note]:
+        """Until the client is gone, which is looked for while nothing happens."""
         queue: asyncio.Queue[Note] = asyncio.Queue(WATCH_QUEUE)
 
         def take(note: Note) -> None:
@@ -175,8 +177,13 @@ class Control:
         try:
             for note in list(self._speaker.notes)[-20:]:
                 yield note
-            while True:
-                yield await queue.get()
+            while not is_gone():
+                try:
+                    async with asyncio.timeout(WATCH_TICK_S):
+                        note = await queue.get()
+                except TimeoutError:
+                    continue
+                yield note
         finally:
             self._speaker.watchers.discard(take)
 

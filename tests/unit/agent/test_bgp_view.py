@@ -162,6 +162,18 @@ def test_why(tmp_path: Path) -> None:
     told(tmp_path, story)
 
 
+def test_a_watch_ends_when_its_reader_hangs_up(tmp_path: Path) -> None:
+    async def story(client: TestClient[Any, Any]) -> None:
+        before = len(asyncio.all_tasks())
+        response = await client.get("/v1/bgp/watch")
+        assert response.headers["Content-Type"] == "application/x-ndjson"
+        response.close()
+        while len(asyncio.all_tasks()) > before:
+            await asyncio.sleep(0.02)
+
+    told(tmp_path, story)
+
+
 def test_wrong_questions(tmp_path: Path) -> None:
     async def story(client: TestClient[Any, Any]) -> None:
         for path, text in (

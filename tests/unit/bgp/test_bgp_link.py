@@ -15,7 +15,7 @@ from stentor.bgp.config import Peer
 from stentor.bgp.control import Control
 from stentor.bgp.errors import Unreachable
 from stentor.bgp.nlri import Family, format_prefix
-from stentor.bgp.resource.link import OWNER, Durations, Link, ask
+from stentor.bgp.resource.link import OWNER, Durations, Link, ask, stream
 from stentor.bgp.resource.plan import Entry, Grant, InstancePlan, Origin, PeerPlan, Plan, PlanRow, Problem
 from stentor.bgp.resource.route import BGPRoute
 from stentor.bgp.resource.table import BGPTables, make_tables
@@ -195,6 +195,17 @@ def test_problems_of_a_plan_are_counted(tmp_path: Path) -> None:
             world.put_plan(plan(problems=problems))
             await until(lambda: link.errors)
             assert link.errors == {"main": 1}
+
+    run(tmp_path, story)
+
+
+def test_a_watcher_that_hangs_up_is_forgotten(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        events = stream(str(world.path), {"request": "watch"}, tick_s=0.01)
+        assert await anext(events) == {}
+        assert len(world.speaker.watchers) == 1
+        await events.aclose()  # type: ignore[attr-defined]
+        await until(lambda: not world.speaker.watchers)
 
     run(tmp_path, story)
 

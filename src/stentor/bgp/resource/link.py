@@ -215,15 +215,24 @@ async def ask(path: str, request: Mapping[str, Any]) -> list[dict[str, Any]]:
     return answers
 
 
-async def stream(path: str, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-    """Answers as they come, until the last one; of a watch for ever."""
+async def stream(
+    path: str, request: Mapping[str, Any], *, tick_s: float | None = None
+) -> AsyncIterator[dict[str, Any]]:
+    """Answers as they come, until the last one; of a watch for ever. With `tick_s` an empty one after each such silence, for
+    readers that have to look around meanwhile."""
     is_many = request["request"] in ("routes", "watch")
     try:
         reader, writer = await asyncio.open_unix_connection(path, limit=_MOST_LINE_BYTES)
         try:
             writer.write(_encode(request) + b"\n")
-            while line := await reader.readline():
-                answer = msgspec.json.decode(line)
+            while True:
+                try:
+                    async with asyncio.timeout(tick_s):
+                        line = await reader.readline()
+                except TimeoutError:
+                    yield {}
+                    continue
+                answer = msgspec.json.decode(line) if line else {"done": True}
                 if answer.get("done"):
                     return
                 yield answer
