@@ -18,6 +18,9 @@ from stentor.api.meta import Kind, Resource, Value
 GROUP: Final = "stentor.io"
 VERSION: Final = "v1alpha1"
 
+SECRETS_LABEL: Final = "stentor.io/bgp-secrets"
+"""Label, with the value `true`, of the namespace whose Secrets agents may read. The operator sets it."""
+
 # Conditions of both kinds.
 NO_MATCH: Final = "stentor.io/NoMatch"
 CONFLICT: Final = "stentor.io/Conflict"

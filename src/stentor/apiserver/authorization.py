@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from stentor.api.stentor import SECRETS_LABEL
 from stentor.apiserver.request import Target, User
 from stentor.apiserver.store import Store
 
@@ -24,9 +25,6 @@ AGENTS: Final = "system:stentor:agents"
 _NODE_PREFIX: Final = "system:node:"
 _AGENT_PREFIX: Final = "system:stentor:agent:"
 ACCOUNT_PREFIX: Final = "system:serviceaccount:"
-
-BGP_SECRETS_LABEL: Final = "stentor.io/bgp-secrets"
-"""Label of the namespace whose secrets agents may read, value `true`."""
 
 PUBLIC_PATHS: Final = ("/healthz", "/livez", "/readyz", "/version")
 _DISCOVERY: Final = ("/api", "/apis", "/openapi")
@@ -107,7 +105,7 @@ def _announcement_lease(question: Question, _: Store) -> bool:
 def _bgp_secret(question: Question, store: Store) -> bool:
     """A secret of the namespace that the operator has marked as that of BGP's secrets."""
     entry = store.head("/namespaces", ("", question.target.namespace))
-    return entry is not None and entry.labels.get(BGP_SECRETS_LABEL) == "true"
+    return entry is not None and entry.labels.get(SECRETS_LABEL) == "true"
 
 
 def _rule(subject: str, verbs: frozenset[str], group: str, resources: str, owns: Owns | None = None) -> Rule:

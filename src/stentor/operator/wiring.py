@@ -4,6 +4,7 @@ Pods, Namespaces ─► pod-labels ─► wanted-labels ─► allocator ─► 
 CiliumNodes ─► nodes ─► assigner ─► node-prefixes ─► CiliumNodes
 CiliumEndpoints, CiliumNodes, Pods, Nodes ─► collectors
 Services, CiliumLoadBalancerIPPools ─► lb-services, lb-pools ─► assigner ─► lb-assignments ─► Services' statuses
+CiliumBGPClusterConfigs, overrides, Nodes ─► bgp-node-configs-wanted ─► CiliumBGPNodeConfigs (`bgp.py`)
 what is judged on the way ─► conditions-wanted ─► conditions of custom resources
 """
 
@@ -26,6 +27,7 @@ from stentor.kube.reflector import Reflector
 from stentor.kube.rows import identity_row, namespace_row, node_row, pod_row
 from stentor.kube.source import table_source
 from stentor.net.identity import cluster_range, cluster_shift
+from stentor.operator.bgp import ClusterBGP
 from stentor.operator.collection import Collector, endpoint_collector, node_collector
 from stentor.operator.condition import ConditionTarget
 from stentor.operator.identity import IdentityAllocator, IdentityTarget
@@ -75,11 +77,17 @@ class Operator:
         self.conditions = add(observed())
         self.judged = add(judged())
         self.load_balancers = LoadBalancers(values, client, self.database, self.conditions, self.judged)
-        self.sources = (*self._sources(), *self.load_balancers.sources)
         self.l2_policies: L2Policies | None = None
+        self.bgp: ClusterBGP | None = None
+        self.sources = (*self._sources(), *self.load_balancers.sources)
         if values.l2announcements.enabled:
             self.l2_policies = L2Policies(client, self.database, self.conditions, self.judged)
             self.sources += self.l2_policies.sources
+        if values.bgp_control_plane.enabled:
+            self.bgp = ClusterBGP(
+                values.bgp_control_plane, client, self.database, self.known_nodes, self.conditions, self.judged
+            )
+            self.sources += self.bgp.sources
         self.graph = self._derivations()
         self.pools: tuple[ClusterPool, ...] = pools_of(values) if values.ipam.mode == "cluster-pool" else ()
         self.assigner = PrefixAssigner(self.database, self.nodes, self.prefixes, self.pools)
@@ -139,7 +147,7 @@ class Operator:
                 NODES,
                 self.database,
                 self.known_nodes,
-                row_of=lambda obj: KnownNode(obj.metadata.name),
+                row_of=lambda obj: KnownNode(obj.metadata.name, obj.metadata.labels),
                 key_of=lambda key: key.name,
             ),
         )
@@ -166,6 +174,8 @@ class Operator:
             self.load_balancers.reconciler,
             Reconciler("conditions", self.judged, conditions, linger_s=0.02),
         )
+        if self.bgp is not None:
+            made += (self.bgp.reconciler,)
         if self.pools:
             made += (Reconciler("pod-cidrs", self.prefixes, NodePrefixTarget(self.client, self.nodes)),)
         return made
@@ -177,6 +187,10 @@ class Operator:
             self._follow(table, settle)
         self._follow(self.nodes, self.assigner.settle)
         self.load_balancers.follow(self._follow)
+        if self.bgp is not None:
+            jobs.keep("bgp-decisions", self.bgp.run)
+            jobs.keep("bgp-events", self.bgp.tell)
+            jobs.keep("bgp-secrets-namespace", self.bgp.keep_namespace)
         for source in self.sources:
             jobs.keep(f"watch-{source.kind}", source.run)
         for reconciler in self.reconcilers:

@@ -16,9 +16,10 @@ class EndpointOwner(msgspec.Struct, frozen=True):
 
 
 class KnownNode(msgspec.Struct, frozen=True):
-    """A Kubernetes Node."""
+    """A Kubernetes Node and its labels."""
 
     name: str
+    labels: dict[str, str] = {}
 
 
 def endpoint_owners() -> Table[tuple[str, str], EndpointOwner]:
