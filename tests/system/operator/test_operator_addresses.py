@@ -172,11 +172,11 @@ def test_classes_and_types(place: Place) -> None:
     place.service("bgp", loadBalancerClass="io.cilium/bgp-control-plane")
     place.expect("bgp", ["10.5.0.0"], SATISFIED)
     place.service("other", loadBalancerClass="example.org/lb")
-    place.service("l2", loadBalancerClass="io.cilium/l2-announcer")
+    place.service("node", loadBalancerClass="io.cilium/node")
     place.service("plain")
     place.expect("plain", ["10.5.0.1"], SATISFIED)
     place.expect("other", [], None)
-    place.expect("l2", [], None)
+    place.expect("node", [], None)
     place.service("plain", type="ClusterIP")
     place.expect("plain", [], None)
 
