@@ -63,7 +63,9 @@ def remove(path: Path, deadline_s: float = 10.0) -> None:
     """
     end = time.monotonic() + deadline_s
     while path.is_dir():
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(
+            OSError
+        ):  # gone between the look and the kill (ENOENT, ENODEV): somebody else removes it too
             kill(path)
         with contextlib.suppress(OSError):
             for directory, _, _ in os.walk(path, topdown=False):
