@@ -165,3 +165,41 @@ def test_a_younger_policy_for_the_same_node_changes_nothing(lab: Lab) -> None:
     assert bird_since(lab, "node-1") == before
     lab.kubectl("delete", "ciliumbgppeeringpolicy", "younger")
     eventually(lambda: "younger" not in lab.stentor("status", "-o", "json", check=False).stdout)
+
+
+POOL = """
+apiVersion: cilium.io/v2
+kind: CiliumLoadBalancerIPPool
+metadata: {name: gold, labels: {tier: gold}}
+spec: {blocks: [{cidr: 198.18.9.0/28}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: pooled, labels: {app: nginx}}
+spec:
+  type: LoadBalancer
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
+"""
+
+
+def test_an_address_of_a_pool_is_advertised_with_the_pools_attributes(lab: Lab) -> None:
+    apply(lab, POOL)
+    status = eventually(lambda: lab.objects("service", "pooled")["status"]["loadBalancer"].get("ingress"))
+    prefix = f"{status[0]['ip']}/32"
+    assert prefix.startswith("198.18.9.")
+    eventually(lambda: set(bird_paths(lab, prefix)) == set(NODES))
+    attributes = {
+        "selectorType": "CiliumLoadBalancerIPPool",
+        "selector": {"matchLabels": {"tier": "gold"}},
+        "communities": {"standard": ["65100:9"], "wellKnown": ["no-export"]},
+    }
+    path = "/spec/virtualRouters/0/neighbors/0/advertisedPathAttributes"
+    change = [{"op": "add", "path": path, "value": [attributes]}]
+    lab.kubectl("patch", "ciliumbgppeeringpolicy", "test", "--type=json", "-p", json.dumps(change))
+    eventually(lambda: bird_paths(lab, prefix)["node-1"].communities == {"65100:9", "65535:65281"})
+    assert bird_paths(lab, pod_cidrs(lab, "node-1")[0])["node-1"].communities == set()
+    answer = eventually(
+        lambda: lab.exec("client", "curl", "-s", "-m", "2", f"http://{status[0]['ip']}/", check=False).stdout
+    )
+    assert answer in {addresses[4] for addresses in NODES.values()} | {CLIENT[4]}
