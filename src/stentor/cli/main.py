@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "identity": Entry("inspect", "identity", "Security identities and their labels"),
         "node": Entry("inspect", "node", "Nodes, their addresses and pod CIDRs"),
         "service": Entry("service", "service", "Services as nodes balance them"),
+        "lb": Entry("lb", "lb", "Pools of addresses for services, and who has which"),
         "ip": Entry("inspect", "ip", "The ipcache: identity and node of every address"),
         "bpf": Entry("inspect", "bpf", "What is in the kernel's maps"),
         "metrics": Entry("inspect", "metrics", "Metrics of an agent"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from apiservers.operator import Operator
+from apiservers.operator import STENTOR, Operator
 from apiservers.process import Server
 from labs.lab import eventually
 
@@ -165,6 +166,34 @@ def test_pools_come_change_and_go(place: Place) -> None:
     place.expect("late", ["10.4.0.3"], SATISFIED)
     message = "All enabled CiliumLoadBalancerIPPools that match this service ran out of allocatable IPs"
     place.expect("web", [], ("False", "out_of_ips", message))
+
+
+def stentor(place: Place, *arguments: str) -> str:
+    command = [str(STENTOR), "--kubeconfig", str(place.server.pki / "admin.kubeconfig"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_command_line_shows_pools_and_services(place: Place) -> None:
+    pool = place.pool("p", {"cidr": "10.7.0.0/30"}, {"start": "10.7.1"})
+    place.service("web")
+    place.service("asks", {"lbipam.cilium.io/ips": "10.9.9.9"})
+    place.expect("web", ["10.7.0.0"], SATISFIED)
+    place.expect("asks", [], ("False", "no_pool", "No pool exists with a CIDR containing '10.9.9.9'"))
+
+    def shown() -> None:
+        (row,) = [each for each in json.loads(stentor(place, "lb", "pools", "-o", "json")) if each["name"] == pool]
+        assert (row["ipsTotal"], row["ipsUsed"], row["ipsAvailable"], row["conflicting"]) == (4, 1, 3, "False")
+        assert row["problem"].startswith("spec.blocks[1].start: '10.7.1'")
+
+    eventually(shown)
+    head, *rows = stentor(place, "lb", "pools").splitlines()
+    assert head.split("   ")[0] == "NAME"
+    assert any(row.split()[:6] == [pool, "False", "False", "4", "1", "3"] for row in rows)
+    table = stentor(place, "lb", "services")
+    assert any(row.split() == [place.name, "web", "10.7.0.0", pool, "satisfied"] for row in table.splitlines())
+    assert "No pool exists with a CIDR containing '10.9.9.9'" in table
 
 
 def test_classes_and_types(place: Place) -> None:
