@@ -122,9 +122,10 @@ def bench_receiving(count: int, rounds: int) -> dict[str, Any]:
             )
 
             def once(name: str = name, sender: Speaker = sender, reader: Callable[[], int] = reader) -> float:
+                before = cpu_s(pids[name])
                 sender.ask(request="peering", peer="10.0.2.1", action="enable")
                 wait_for("established", lambda: sender.is_established("10.0.2.1"), 60, 0.002)
-                begin, before = time.monotonic(), cpu_s(pids[name])
+                begin = time.monotonic()
                 wait_for("all", lambda: reader() >= count, 120, 0.01)
                 spent = time.monotonic() - begin
                 spent_cpu.setdefault(name, []).append(cpu_s(pids[name]) - before + 1e-3)
