@@ -198,7 +198,7 @@ def test_a_password_that_both_sides_know(lab: Lab) -> None:
     lab.kubectl("-n", "kube-system", "create", "secret", "generic", "tor-key", "--from-literal=password=s3cret")
     cidr = pod_cidrs(lab, "node-1")[0]
     eventually(lambda: NODES["node-1"][4] in frr_paths(lab, cidr))
-    assert problems(lab) == ""
+    eventually(lambda: problems(lab) == "")
     lab.kubectl("-n", "kube-system", "delete", "secret", "tor-key")
     eventually(lambda: "tor-key does not exist" in problems(lab))
     lab.exec("tor-2", "vtysh", "-c", "conf t", "-c", "router bgp 6600", "-c", "no neighbor nodes password")
