@@ -207,6 +207,13 @@ def apply(lab: Lab, *objects: dict[str, Any] | str) -> None:
     lab.kubectl("apply", "--server-side", "-f", "-", input="\n---\n".join(documents))
 
 
+def resource(
+    kind: str, name: str, spec: dict[str, Any], version: str = "cilium.io/v2", **labels: str
+) -> dict[str, Any]:
+    """A custom resource."""
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels}, "spec": spec}
+
+
 _MIRROR = """
 import socket, http.server as h
 class Server(h.ThreadingHTTPServer):

@@ -23,6 +23,7 @@ from fabric.cluster import (
     frr_paths,
     give,
     pod_cidrs,
+    resource,
     topology,
 )
 from labs.lab import Lab, LabFactory, eventually, remove
@@ -31,12 +32,6 @@ ADVERTISED = {"matchLabels": {"advertise": "bgp"}}
 PEER_CONFIG = {
     "families": [{"afi": afi, "safi": "unicast", "advertisements": ADVERTISED} for afi in ("ipv4", "ipv6")],
 }
-
-
-def resource(
-    kind: str, name: str, spec: dict[str, Any], version: str = "cilium.io/v2", **labels: str
-) -> dict[str, Any]:
-    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": labels}, "spec": spec}
 
 
 def peer(number: int, **fields: Any) -> dict[str, Any]:
@@ -82,7 +77,6 @@ SERVICE = {
 def lab(lab_maker: LabFactory) -> Iterator[Lab]:
     made = lab_maker(topology())
     try:
-        made.kubectl("label", "--overwrite", "namespace", "kube-system", "stentor.io/bgp-secrets=true")
         apply(made, resource("CiliumBGPPeerConfig", "tor", PEER_CONFIG), advertisement(), SERVICE)
         apply(made, node_config("node-1", peer(1), peer(2)), node_config("node-2", peer(1), peer(2)))
         for node in NODES:
