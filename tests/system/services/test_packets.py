@@ -316,3 +316,36 @@ def test_an_error_about_an_answer_reaches_the_backend(
         server.send(b"answer")
         with pytest.raises(ConnectionRefusedError):
             server.recv(100)
+
+
+@both_families
+@pytest.mark.parametrize("where", ["pod", "outside"])
+def test_a_stream_whose_backend_is_gone_is_reset_by_the_next_one(
+    world: World, balancer: Balancer, family: int, where: str
+) -> None:
+    first, second = world.a2.addresses[family], world.b1.addresses[family]
+    client, at = world.outside, (world.a.addresses[family], NODE_PORT)
+    key = FrontendKey(Addr.parse(ANY_NODE[family]), NODE_PORT, Protocol.TCP)
+    if where == "pod":
+        client, at = world.a1, (SERVICE[family], PORT)
+        key = FrontendKey(Addr.parse(SERVICE[family]), PORT, Protocol.TCP)
+
+    def put(address: str) -> None:
+        found = backends(address)
+        balancer.put(LBEntry(key=key, internal=found, external=found, flags=EntryFlag.EXTERNAL))
+
+    with (
+        listen(world.a2, first, Protocol.TCP, family) as one,
+        listen(world.b1, second, Protocol.TCP, family),
+        client.socket(DOMAIN[family], socket.SOCK_STREAM) as asking,
+    ):
+        put(first)
+        asking.settimeout(5)
+        asking.connect(at)
+        with one.accept()[0] as answering:
+            asking.sendall(b"question")
+            assert receive(answering, 8) == b"question"
+            put(second)
+            asking.sendall(b"another")
+            with pytest.raises(ConnectionResetError):
+                asking.recv(9)
