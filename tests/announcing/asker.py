@@ -2,8 +2,8 @@
 
     python -m announcing.asker DEVICE ADDRESS…
 
-Runs until its standard input ends; prints one JSON object a question. Each question comes from another sender's address,
-which is in its answers.
+Prints a line when it begins, runs until its standard input ends, then prints one JSON object a question. Each question comes
+from another sender's address, which is in its answers.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def main(device: str, addresses: list[str]) -> None:
     given: dict[tuple[int, str], list[str]] = {}
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL_PROTOCOLS)) as sock:
         sock.bind((device, ALL_PROTOCOLS))
+        print("asking", flush=True)
         while len(asked) < MOST and not select.select([sys.stdin], [], [], 0)[0]:
             for address in addresses:
                 number = len(asked)

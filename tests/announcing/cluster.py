@@ -138,6 +138,8 @@ class Asking:
     def __enter__(self) -> Self:
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(self._command, env=self._environment, stdin=pipe, stdout=pipe)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"asking\n"
         return self
 
     def __exit__(
