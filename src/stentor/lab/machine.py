@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 import traceback
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,8 +46,14 @@ _SYSCTLS = {
     "net/ipv6/conf/default/accept_dad": "0",
 }
 _FORWARDING = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
-# Equal paths are chosen by flow, as routers do. A kernel without multipath routes has no such setting.
-_BY_FLOW = {"net/ipv4/fib_multipath_hash_policy": "1", "net/ipv6/fib_multipath_hash_policy": "1"}
+# Addresses, protocol and ports decide among equal paths. Policy 1 would do so, too, but take over the hash that the sending
+# socket has left on the packet: then the second router chooses as the first has done, and leaves paths unused.
+_BY_FLOW = {
+    "net/ipv4/fib_multipath_hash_fields": "55",
+    "net/ipv6/fib_multipath_hash_fields": "55",
+    "net/ipv4/fib_multipath_hash_policy": "3",
+    "net/ipv6/fib_multipath_hash_policy": "3",
+}
 
 
 class MachineNamespaces:
@@ -123,7 +130,7 @@ def _become(machine: Machine, plan: Plan, disk: Path, ready: int, done: int) -> 
         _mount_files(machine, plan, disk)
         for key, value in (_SYSCTLS | (_FORWARDING if machine.forward else {})).items():
             Path("/proc/sys", key).write_text(value, encoding="ascii")
-        for key, value in _BY_FLOW.items() if machine.forward else ():
+        for key, value in _by_flow(machine).items():
             if (setting := Path("/proc/sys", key)).exists():
                 setting.write_text(value, encoding="ascii")
         os.write(ready, b"ready")
@@ -132,6 +139,13 @@ def _become(machine: Machine, plan: Plan, disk: Path, ready: int, done: int) -> 
         os.write(ready, traceback.format_exc().encode()[-4000:])
     finally:
         os._exit(0)
+
+
+def _by_flow(machine: Machine) -> dict[str, str]:
+    """Routers choose among equal paths by flow, each with a seed of its own. A kernel may lack the settings."""
+    if not machine.forward:
+        return {}
+    return _BY_FLOW | {"net/ipv4/fib_multipath_hash_seed": str(zlib.crc32(machine.name.encode()) or 1)}
 
 
 def _mount_kernel_views() -> None:
