@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stentor.api.bgp import BGPCommunities, CiliumBGPGracefulRestart, CiliumBGPNodeSpec
+from stentor.api.bgp import BGPCommunities, CiliumBGPGracefulRestart
 from stentor.api.core import Node
 from stentor.api.meta import LabelRequirement, LabelSelector, ObjectKey, ObjectMeta
 from stentor.api.peering import (
@@ -26,7 +26,7 @@ from stentor.bgp.compile import compile_policy
 from stentor.bgp.config import Config
 from stentor.bgp.decision import Path, Scope, Source
 from stentor.bgp.nlri import Family, parse_prefix
-from stentor.bgp.resource import nodeconfig, peering, route, service
+from stentor.bgp.resource import cluster, nodeconfig, peering, route, service
 from stentor.bgp.resource.conversion import LABEL, Conversion, convert
 from stentor.bgp.resource.node import Machine, node_row
 from stentor.bgp.resource.plan import AddressKind, Origin, Plan
@@ -127,19 +127,12 @@ def facts_of(node: Node) -> Facts:
 
 
 def node_config(made: Conversion, node: Node) -> NodeConfig:
-    """What the operator makes of the only cluster configuration and the node's override."""
-    (config,) = made.cluster_configs
-    selector = config.spec.node_selector
-    assert selector is None or selector.matches(node.metadata.labels)
-    overrides = {each.name: each for found in made.overrides for each in found.spec.bgp_instances}
-    instances = []
-    for instance in config.spec.bgp_instances:
-        body = msgspec.to_builtins(instance)
-        if instance.name in overrides:
-            body |= msgspec.to_builtins(overrides[instance.name])
-        instances.append(body)
-    spec = msgspec.convert({"bgpInstances": instances}, CiliumBGPNodeSpec)
-    return configured(node.metadata, spec)
+    """What the operator makes of the cluster configurations and the node's override."""
+    configs = {each.metadata.name: configured(each.metadata, each.spec) for each in made.cluster_configs}
+    overrides = {each.metadata.name: configured(each.metadata, each.spec) for each in made.overrides}
+    name = node.metadata.name
+    runs = cluster.assign(configs, {name: node.metadata.labels}, {}).runs
+    return configured(node.metadata, cluster.node_spec(configs[runs[name]].spec, overrides.get(name)))
 
 
 def routes_of(plan: Plan) -> list[route.BGPRoute]:
