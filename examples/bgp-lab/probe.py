@@ -2,8 +2,9 @@
 
 stentor lab exec client -- python3 $PWD/examples/bgp-lab/probe.py 203.0.113.1 --seconds 10
 
-Every request is a connection of its own: routers and nodes choose its way anew. A request without an answer after 0.4 s has
-failed. With --json every request is a line: {"start": CLOCK_MONOTONIC in s, "ms": 1.2, "by": "pod"} or {…, "error": "…"}.
+Every request is a connection of its own: routers and nodes choose its way anew. A request without an answer after 0.4 s
+(--limit) has failed. With --json every request is a line, with CLOCK_MONOTONIC in seconds:
+{"start": 1234.5, "ms": 1.2, "by": "pod", "error": ""}
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import sys
 import time
 from typing import TypedDict
 
-LIMIT_S = 0.4
-
 
 class Result(TypedDict):
     """One request; `by` is empty when it failed."""
@@ -28,12 +27,12 @@ class Result(TypedDict):
     error: str
 
 
-async def ask(host: str, port: int) -> Result:
+async def ask(host: str, port: int, limit_s: float) -> Result:
     """One request over a connection of its own."""
     start, by, error = time.monotonic(), "", ""
     writer = None
     try:
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(limit_s):
             reader, writer = await asyncio.open_connection(host, port)
             name = f"[{host}]" if ":" in host else host
             writer.write(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
@@ -49,18 +48,18 @@ async def ask(host: str, port: int) -> Result:
     return {"start": start, "ms": (time.monotonic() - start) * 1000, "by": by, "error": error}
 
 
-async def probe(host: str, port: int, seconds: float, interval_s: float, *, prints: bool) -> list[Result]:
+async def probe(options: argparse.Namespace, interval_s: float) -> list[Result]:
     """Requests at fixed times, however long answers take."""
     results: list[Result] = []
     running: set[asyncio.Task[None]] = set()
 
     async def one() -> None:
-        results.append(await ask(host, port))
-        if prints:
+        results.append(await ask(options.host, options.port, options.limit))
+        if options.json:
             print(json.dumps(results[-1]), flush=True)
 
     began = time.monotonic()
-    for number in range(int(seconds / interval_s)):
+    for number in range(int(options.seconds / interval_s)):
         await asyncio.sleep(max(0.0, began + number * interval_s - time.monotonic()))
         task = asyncio.create_task(one())
         running.add(task)
@@ -88,10 +87,11 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=80)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--interval-ms", type=float, default=10.0)
+    parser.add_argument("--limit", type=float, default=0.4, help="seconds until a request has failed")
     parser.add_argument("--json", action="store_true", help="a line for every request instead of a summary")
     options = parser.parse_args()
     interval_s = options.interval_ms / 1000
-    results = asyncio.run(probe(options.host, options.port, options.seconds, interval_s, prints=options.json))
+    results = asyncio.run(probe(options, interval_s))
     if not options.json:
         print(summary(results, interval_s))
     return 1 if any(each["error"] for each in results) else 0
