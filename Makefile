@@ -11,7 +11,7 @@ BIN := src/stentor/bin
 setup:
 	@tools/setup
 
-## two clusters in namespaces, manifests applied by kubectl, traffic through our datapath, a summary
+## two clusters and a leaf-spine fabric in namespaces, manifests applied by kubectl, real traffic, faults, a summary
 demo:
 	@tools/setup demo
 	@$(PY) tools/demo.py

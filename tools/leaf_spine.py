@@ -1,0 +1,228 @@
+"""The demo's leaf-spine part: three nodes announce services by BGP to two routers, and parts of it die under traffic."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from stage import Failed, Stage, section, tell
+
+FOLDER = "examples/bgp-lab"
+CLUSTER = "rack"
+EVERYWHERE, LOCAL = ("203.0.113.1", "2001:db8:113::1"), ("203.0.113.2", "2001:db8:113::2")
+NODES = {"node-1": "172.20.1.11", "node-2": "172.20.1.12", "node-3": "172.20.1.13"}
+TORS = ("tor-1", "tor-2")
+RESTART_S, DEATH_S = 2.5, 2.0
+
+
+class Fabric:
+    """Comes up in the background of the demo's first part."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self._up_command = ("stentor", "lab", "up", f"{FOLDER}/topology.yaml", "--name", stage.lab)
+        self._up = stage.start(*self._up_command)
+
+    def play(self) -> None:
+        with section("A rack of three nodes, two top-of-rack routers (BIRD and FRR), a spine, a client behind it"):
+            self._arrive()
+        with section("An outside host reaches services and pods"):
+            self._reach()
+        with section("A pod that only its own node serves becomes unready"):
+            self._unready()
+        with section("Agent and BGP speaker of a node are killed: graceful restart"):
+            self._restart()
+        with section("A top-of-rack router dies"):
+            self._die("tor-2", "everything moves to the other router", EVERYWHERE[0], aim_ms=300)
+        with section("A node dies"):
+            self._die("node-3", "web-local moves to the other nodes", LOCAL[0], aim_ms=1000)
+
+    def close(self) -> None:
+        """Takes the lab down, also one that is still coming up."""
+        if self._up.poll() is None:
+            self._up.terminate()
+            self._up.wait(30)
+        self.stage.down()
+
+    def _arrive(self) -> None:
+        output, errors = self._up.communicate(timeout=60)
+        tell(self._up_command, output)
+        if self._up.returncode:
+            raise Failed(f"{' '.join(self._up_command)}\n{errors}")
+        stage = self.stage
+        stage.use_lab()
+        stage.show("kubectl", "apply", "-f", f"{FOLDER}/web.yaml", "-f", f"{FOLDER}/bgp.yaml")
+        stage.kubectl(CLUSTER, "rollout", "status", "daemonset/web", "--timeout=60s")
+        stage.until("routers know all ways", self._is_complete, 30)
+        stage.show("stentor", "bgp", "peers")
+        stage.show(*stage.inside("spine", "ip", "route", "show", EVERYWHERE[0]))
+
+    def _is_complete(self) -> bool:
+        """The spine knows two ways to each service, each router three, each node two ways out."""
+        spine = self._ways("spine")
+        return (
+            all(len(spine.get(address, ())) == len(TORS) for address in (*EVERYWHERE, *LOCAL))
+            and all(
+                ways.get(address) == set(NODES.values())
+                for ways in map(self._ways, TORS)
+                for address in (EVERYWHERE[0], LOCAL[0])
+            )
+            and all(len(self._ways(node).get("192.0.2.0/24", ())) == len(TORS) for node in NODES)
+        )
+
+    def _ways(self, machine: str) -> dict[str, set[str]]:
+        """Gateways of a machine's routes, by destination."""
+        output = self.stage.exec(machine, "sh", "-c", "ip -j route show; ip -j -6 route show")
+        routes = [route for line in output.splitlines() if line.startswith("[") for route in json.loads(line)]
+        return {
+            route["dst"]: {hop["gateway"] for hop in route.get("nexthops", [route]) if "gateway" in hop}
+            for route in routes
+        }
+
+    def _probe(self, address: str, seconds: float) -> Callable[[], list[dict[str, Any]]]:
+        """Starts asking a service from outside; the function waits for the end and returns every request."""
+        command = ("python3", f"{self.stage.root}/{FOLDER}/probe.py", address, "--seconds", str(seconds), "--json")
+        process = self.stage.start(*self.stage.inside("client", *command))
+
+        def results() -> list[dict[str, Any]]:
+            output, errors = process.communicate(timeout=60)
+            found = [json.loads(line) for line in output.splitlines()]
+            if not found:
+                raise Failed(f"{' '.join(command)}\n{errors}")
+            return sorted(found, key=lambda each: float(each["start"]))
+
+        return results
+
+    def _reach(self) -> None:
+        before = self._carried()
+        probes = [(address, self._probe(address, 1)) for address in (*EVERYWHERE, LOCAL[0])]
+        for address, results in probes:
+            found = results()
+            by = Counter(each["by"] for each in found if each["by"])
+            told = ", ".join(f"{count} by {name}" for name, count in sorted(by.items()))
+            good = sum(by.values()) == len(found) and len(by) == len(NODES)
+            self.stage.check(f"client to {address}: {len(found)} connections, answered {told}", lambda g=good: g)  # type: ignore[misc]
+        carried = [after - earlier for earlier, after in zip(before, self._carried(), strict=True)]
+        told = ", ".join(f"{name} {count}" for name, count in zip(TORS, carried, strict=True))
+        self.stage.check(f"both routers carried packets of it (ECMP): {told}", lambda: min(carried) > 20)
+        pods = self.stage.json(CLUSTER, "get", "pods", "-l", "app=web")["items"]
+        for address in (each["ip"] for each in pods[0]["status"]["podIPs"]):
+            url = f"http://[{address}]:3000/" if ":" in address else f"http://{address}:3000/"
+            self.stage.check(
+                f"client to a pod by its own address {address}, over the advertised pod CIDR",
+                lambda u=url: (
+                    json.loads(self.stage.exec("client", "curl", "-s", "-g", "--max-time", "3", u))["pod"]
+                    == pods[0]["metadata"]["name"]
+                ),  # type: ignore[misc]
+            )
+        self.stage.show("stentor", "bgp", "why", f"{LOCAL[0]}/32", "--node", "node-1")
+
+    def _carried(self) -> list[int]:
+        """Packets that came to each router from above."""
+        return [
+            json.loads(self.stage.exec(tor, "ip", "-s", "-j", "link", "show", "eth1"))[0]["stats64"]["rx"]["packets"]
+            for tor in TORS
+        ]
+
+    def _unready(self) -> None:
+        """The route goes when the endpoint is no longer ready: kubectl's watch against the routers' own tables."""
+        stage = self.stage
+        pod = next(
+            each
+            for each in stage.json(CLUSTER, "get", "pods", "-l", "app=web")["items"]
+            if each["spec"]["nodeName"] == "node-3"
+        )["metadata"]["name"]
+        ready = 'custom-columns=R:.status.conditions[?(@.type=="Ready")].status'
+        with Lines(stage.start("kubectl", "get", "pod", pod, "-w", "--no-headers", "-o", ready)) as watch:
+            monitor_routes = ("sh", "-c", "echo ready; exec ip -o -ts -4 monitor route")
+            monitors = {tor: Lines(stage.start(*stage.inside(tor, *monitor_routes))) for tor in TORS}
+            for monitor in monitors.values():
+                monitor.wait_for(lambda line: line.strip() == "ready")
+            watch.wait_for(lambda line: line.strip() == "True")
+            time.sleep(0.2)  # from `ready` to ip's subscription
+            stage.kubectl(CLUSTER, "exec", pod, "--", "touch", "/tmp/unready")
+            seen = watch.wait_for(lambda line: line.strip() == "False")
+            for tor, monitor in monitors.items():
+                with monitor:
+                    line = monitor.wait_for(lambda line: LOCAL[0] in line and NODES["node-3"] not in line)
+                # kubectl's watch has a delay of its own, and may come last.
+                gone_ms = None if seen is None or line is None else max(0.0, (_stamp(line[1]) - seen[0]) * 1000)
+                stage.measure(f"pod unready (as kubectl sees it) to the route's end in {tor}", gone_ms, 100)
+        stage.show("stentor", "bgp", "why", f"{LOCAL[0]}/32", "--node", "node-3")
+        stage.kubectl(CLUSTER, "exec", pod, "--", "rm", "/tmp/unready")
+        stage.until("the route is back", lambda: NODES["node-3"] in self._ways("tor-1").get(LOCAL[0], ()))
+
+    def _restart(self) -> None:
+        probes = {address: self._probe(address, RESTART_S) for address in (EVERYWHERE[0], LOCAL[0])}
+        time.sleep(0.6)
+        for part in ("bgp", "agent"):
+            self.stage.run("stentor", "lab", "kill", "--name", self.stage.lab, f"node-1/{part}")
+        for address, results in probes.items():
+            found = results()
+            lost = sum(1 for each in found if each["error"])
+            self.stage.check(f"{address}: {len(found)} connections, {lost} lost", lambda n=lost: n == 0)  # type: ignore[misc]
+        self.stage.until("the sessions are back", lambda: self._established("node-1") == len(TORS))
+
+    def _established(self, node: str) -> int:
+        found = json.loads(self.stage.run("stentor", "bgp", "peers", "--node", node, "-o", "json"))
+        return sum(1 for each in found if each["sessionState"] == "established")
+
+    def _die(self, machine: str, what: str, address: str, *, aim_ms: float) -> None:
+        results = self._probe(address, DEATH_S)
+        time.sleep(0.6)
+        self.stage.run("stentor", "lab", "kill", "--name", self.stage.lab, machine)
+        found = results()
+        failed = [each["start"] for each in found if each["error"]]
+        window_ms = (failed[-1] - failed[0]) * 1000 + 10 if failed else 0.0
+        self.stage.measure(
+            f"{machine} dies, {what}: {len(failed)} of {len(found)} connections lost, within",
+            window_ms,
+            aim_ms,
+        )
+        self.stage.check("all later ones are answered", lambda: not any(each["error"] for each in found[-30:]))
+
+
+class Lines:
+    """A running command's lines with the time of their arrival."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._lines: queue.Queue[tuple[float, str]] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+    def wait_for(self, wanted: Callable[[str], bool], limit_s: float = 10) -> tuple[float, str] | None:
+        """The next line that is wanted; None when it does not come."""
+        end = time.monotonic() + limit_s
+        while (left := end - time.monotonic()) > 0:
+            try:
+                found = self._lines.get(timeout=left)
+            except queue.Empty:
+                break
+            if wanted(found[1]):
+                return found
+        return None
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put((time.time(), line))
+
+
+def _stamp(line: str) -> float:
+    """The time that `ip -ts monitor` wrote in front."""
+    return datetime.fromisoformat(line.partition("]")[0].lstrip("[")).timestamp()

@@ -1,0 +1,109 @@
+"""What the parts of the demo share: commands as a newcomer types them, proofs, and how they are told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.prefix) / "bin"
+LIMIT_MS = 3000
+
+
+class Failed(Exception):
+    """A command of the demo did not do what it should."""
+
+
+class Stage:
+    """A lab and what was proved in it; `proved` is shared by all parts."""
+
+    def __init__(self, lab: str, proved: list[tuple[bool, str]]) -> None:
+        self.lab = lab
+        self.root = ROOT
+        self.proved = proved
+        self.env = dict(os.environ, PATH=f"{BIN}:{os.environ['PATH']}")
+
+    def run(self, *command: str, timeout_s: float = 60) -> str:
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT)
+        if done.returncode:
+            raise Failed(f"{' '.join(command)}\n{done.stdout}{done.stderr}".rstrip())
+        return done.stdout
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """A command that goes on; its output is read later."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self.env, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
+
+    def use_lab(self) -> None:
+        """kubectl and stentor mean the lab's clusters from now on."""
+        self.env["KUBECONFIG"] = self.run("stentor", "lab", "kubeconfig", "--name", self.lab).strip()
+
+    def exec(self, machine: str, *command: str) -> str:
+        return self.run(*self.inside(machine, *command))
+
+    def inside(self, machine: str, *command: str) -> tuple[str, ...]:
+        return ("stentor", "lab", "exec", "--name", self.lab, machine, "--", *command)
+
+    def kubectl(self, cluster: str, *words: str) -> str:
+        return self.run("kubectl", "--context", cluster, *words)
+
+    def json(self, cluster: str, *words: str) -> Any:
+        return json.loads(self.kubectl(cluster, *words, "-o", "json"))
+
+    def show(self, *command: str) -> str:
+        """Run a command and let the reader see it with its output."""
+        output = self.run(*command)
+        tell(command, output)
+        return output
+
+    def check(self, what: str, proof: Callable[[], bool]) -> None:
+        try:
+            good = proof()
+        except (Failed, subprocess.TimeoutExpired) as error:
+            print(f"    {error}")
+            good = False
+        self._tell(good, what)
+
+    def measure(self, what: str, found_ms: float | None, aim_ms: float) -> None:
+        """A time. A busy machine may miss the aim, which is told; only what is beyond the limit is a failure."""
+        if found_ms is None:
+            self._tell(False, f"{what}: not seen")
+            return
+        missed = "" if found_ms <= aim_ms else ", missed this time"
+        self._tell(found_ms <= LIMIT_MS, f"{what}: {found_ms:.0f} ms (aim: {aim_ms:.0f} ms{missed})")
+
+    def until(self, what: str, happened: Callable[[], bool], limit_s: float = 20) -> None:
+        """Wait for something; Failed when it does not happen."""
+        end = time.monotonic() + limit_s
+        while not happened():
+            if time.monotonic() > end:
+                raise Failed(f"{what}: not within {limit_s:.0f} s")
+            time.sleep(0.02)
+
+    def down(self) -> None:
+        command = ["stentor", "lab", "down", "--name", self.lab]
+        subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, check=False)
+
+    def _tell(self, good: bool, what: str) -> None:
+        self.proved.append((good, what))
+        print(f"  {'ok  ' if good else 'FAIL'}  {what}", flush=True)
+
+
+def tell(command: tuple[str, ...], output: str) -> None:
+    print("  $ " + " ".join(command))
+    print("    " + output.rstrip().replace("\n", "\n    "), flush=True)
+
+
+@contextlib.contextmanager
+def section(title: str) -> Iterator[None]:
+    began = time.monotonic()
+    print(f"\n{title}", flush=True)
+    yield
+    print(f"  ({time.monotonic() - began:.1f} s)")
