@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from labs.lab import Lab
+from labs.lab import Lab, eventually
 
 NODES = {"node-1": {4: "172.22.0.11", 6: "fd00:22::11"}, "node-2": {4: "172.22.0.12", 6: "fd00:22::12"}}
 TOR_1 = {4: "172.22.0.5", 6: "fd00:22::5"}
@@ -163,13 +163,35 @@ def _tuples(text: str, name: str) -> set[str]:
     )
 
 
-def bird_since(lab: Lab, node: str) -> str:
-    """Since when BIRD's session with a node is up; empty while it is not."""
+class Moment:
+    """When a session came up. BIRD's answers about one moment differ by a millisecond now and then."""
+
+    def __init__(self, text: str) -> None:
+        hours, minutes, seconds = text.split(":")
+        self.seconds = (int(hours) * 60 + int(minutes)) * 60 + float(seconds)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Moment) and abs(self.seconds - other.seconds) < 0.01
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Moment({self.seconds:.3f})"
+
+
+def bird_since(lab: Lab, node: str) -> Moment | None:
+    """Since when BIRD's session with a node is up; None while it is not."""
     for line in birdc(lab, "show", "protocols", node.replace("-", "")).splitlines():
         words = line.split()
         if words and words[0] == node.replace("-", "") and "Established" in line:
-            return words[4]
-    return ""
+            return Moment(words[4])
+    return None
+
+
+def up_since(lab: Lab, node: str) -> Moment:
+    """As `bird_since`, once it is up."""
+    found: Moment = eventually(lambda: bird_since(lab, node))
+    return found
 
 
 def bird_neighbor_id(lab: Lab, node: str) -> str:

@@ -21,6 +21,7 @@ from fabric.cluster import (
     pod_cidrs,
     resource,
     topology,
+    up_since,
 )
 from labs.lab import Lab, LabFactory, eventually, remove
 
@@ -62,7 +63,7 @@ def lab(lab_maker: LabFactory) -> Iterator[Lab]:
 
 
 def test_nodes_come_and_go_by_their_labels(lab: Lab) -> None:
-    before, cidr = bird_since(lab, "node-1"), pod_cidrs(lab, "node-2")[0]
+    before, cidr = up_since(lab, "node-1"), pod_cidrs(lab, "node-2")[0]
     lab.kubectl("label", "node", "node-2", "rack-")
     eventually(lambda: not bird_paths(lab, cidr))
     assert not bird_since(lab, "node-2")
@@ -72,7 +73,7 @@ def test_nodes_come_and_go_by_their_labels(lab: Lab) -> None:
 
 
 def test_an_override_is_about_one_node(lab: Lab) -> None:
-    other = bird_since(lab, "node-2")
+    other = up_since(lab, "node-2")
     spec = {"bgpInstances": [{"name": "main", "routerID": "10.9.8.7", "peers": [{"name": "tor-1"}]}]}
     apply(lab, resource("CiliumBGPNodeConfigOverride", "node-1", spec))
     eventually(lambda: bird_neighbor_id(lab, "node-1") == "10.9.8.7")
@@ -83,7 +84,7 @@ def test_an_override_is_about_one_node(lab: Lab) -> None:
 
 
 def test_a_second_peer_with_a_password_leaves_the_first_session_alone(lab: Lab) -> None:
-    before = [eventually(lambda node=node: bird_since(lab, node)) for node in NODES]
+    before = [up_since(lab, node) for node in NODES]
     lab.exec("tor-2", "vtysh", "-c", "conf t", "-c", "router bgp 6600", "-c", "neighbor nodes password s3cret")
     lab.kubectl("-n", "kube-system", "create", "secret", "generic", "tor-key", "--from-literal=password=s3cret")
     apply(lab, cluster_config(FIRST, peer("tor-2", TOR_2[4], TOR_2_ASN, "keyed")))

@@ -25,6 +25,7 @@ from fabric.cluster import (
     pod_cidrs,
     resource,
     topology,
+    up_since,
 )
 from labs.lab import Lab, LabFactory, eventually, remove
 
@@ -113,7 +114,7 @@ def test_advertised_routes_at_both_routers(lab: Lab) -> None:
 
 
 def test_other_attributes_without_a_reset(lab: Lab) -> None:
-    before, cidr = bird_since(lab, "node-1"), pod_cidrs(lab, "node-1")[0]
+    before, cidr = up_since(lab, "node-1"), pod_cidrs(lab, "node-1")[0]
     apply(lab, advertisement("65100:7"))
     eventually(lambda: bird_paths(lab, cidr)["node-1"].communities == {"65100:7"})
     apply(lab, advertisement())
@@ -175,7 +176,7 @@ def test_an_unnumbered_peer_on_a_wire(lab: Lab) -> None:
 
 def test_bfd_beside_the_session(lab: Lab) -> None:
     spec = {"selector": {"peerConfigs": ["tor"], "instances": ["main"]}, "bfd": {"transmitIntervalMilliseconds": 100}}
-    before = bird_since(lab, "node-2")
+    before = up_since(lab, "node-2")
     apply(lab, resource("StentorBGPPeerOptions", "tors", spec, "stentor.io/v1alpha1"))
     for node in NODES:
         eventually(lambda node=node: bird_bfd(lab, node) == "Up")
@@ -218,7 +219,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_field_is_named_and_the_other_session_stays(lab: Lab, case: str) -> None:
     peers, text = WRONG[case]
-    before = eventually(lambda: bird_since(lab, "node-1"))
+    before = up_since(lab, "node-1")
     apply(lab, node_config("node-1", *peers))
     eventually(lambda: text in problems(lab))
     assert bird_since(lab, "node-1") == before

@@ -22,6 +22,7 @@ from fabric.cluster import (
     pod_cidrs,
     seen_address,
     topology,
+    up_since,
 )
 from labs.lab import Lab, LabFactory, eventually, remove
 
@@ -95,7 +96,7 @@ def test_an_outside_host_reaches_a_pod_and_sees_its_own_address(lab: Lab, family
 
 def test_a_selected_services_address_comes_and_goes(lab: Lab) -> None:
     eventually(lambda: bird_since(lab, "node-1") and bird_since(lab, "node-2"))
-    before = [bird_since(lab, node) for node in NODES]
+    before = [up_since(lab, node) for node in NODES]
     give(lab, "web", *VIP.values())
     give(lab, "unselected", "198.18.7.9")
     for family, host in ((4, "/32"), (6, "/128")):
@@ -108,8 +109,7 @@ def test_a_selected_services_address_comes_and_goes(lab: Lab) -> None:
 
 
 def test_a_second_neighbour_leaves_the_first_session_alone(lab: Lab) -> None:
-    eventually(lambda: bird_since(lab, "node-1"))
-    before = bird_since(lab, "node-1")
+    before = up_since(lab, "node-1")
     neighbour = {"peerAddress": f"{TOR_2[4]}/32", "peerASN": TOR_2_ASN}
     add = [{"op": "add", "path": "/spec/virtualRouters/0/neighbors/-", "value": neighbour}]
     lab.kubectl("patch", "ciliumbgppeeringpolicy", "test", "--type=json", "-p", json.dumps(add))
@@ -120,8 +120,7 @@ def test_a_second_neighbour_leaves_the_first_session_alone(lab: Lab) -> None:
 
 
 def test_attributes_of_pod_cidrs_change_without_a_reset(lab: Lab) -> None:
-    eventually(lambda: bird_since(lab, "node-1"))
-    before = bird_since(lab, "node-1")
+    before = up_since(lab, "node-1")
     attributes = [
         {
             "selectorType": "PodCIDR",
@@ -145,7 +144,7 @@ def test_a_wrong_field_is_a_condition_of_the_node(lab: Lab) -> None:
         found = [each for each in conditions if each["type"] == "cilium.io/BGPReconcileError"]
         return str(found[0]["message"]) if found else ""
 
-    before = eventually(lambda: bird_since(lab, "node-1"))
+    before = up_since(lab, "node-1")
     twin = {"peerAddress": f"{TOR_1[4]}/32", "peerASN": 6500}
     add = [{"op": "add", "path": "/spec/virtualRouters/0/neighbors/1", "value": twin}]
     lab.kubectl("patch", "ciliumbgppeeringpolicy", "test", "--type=json", "-p", json.dumps(add))
@@ -159,7 +158,7 @@ def test_a_wrong_field_is_a_condition_of_the_node(lab: Lab) -> None:
 
 
 def test_a_younger_policy_for_the_same_node_changes_nothing(lab: Lab) -> None:
-    before = eventually(lambda: bird_since(lab, "node-1"))
+    before = up_since(lab, "node-1")
     apply(lab, VERBATIM.replace("name: test", "name: younger").replace("localASN: 65100", "localASN: 65999"))
     eventually(lambda: "younger" in lab.stentor("status", "-o", "json", check=False).stdout)
     assert bird_since(lab, "node-1") == before

@@ -15,6 +15,7 @@ from fabric.cluster import (
     NODES,
     TOR_1,
     TOR_2,
+    Moment,
     apply,
     bird_paths,
     bird_since,
@@ -23,6 +24,7 @@ from fabric.cluster import (
     mirror,
     pod_cidrs,
     topology,
+    up_since,
 )
 from labs.lab import STENTOR, Lab, LabFactory, eventually, remove
 
@@ -98,7 +100,7 @@ def pings(lab: Lab, host: str) -> Iterator[list[int]]:
     lost.append(max(answered) - len(answered))
 
 
-def spoke(lab: Lab) -> list[str]:
+def spoke(lab: Lab) -> list[Moment | None]:
     """Since when BIRD's sessions are up."""
     return [bird_since(lab, node) for node in NODES]
 
@@ -149,7 +151,7 @@ def test_a_killed_speaker_comes_back_with_all_its_routes_and_loses_no_packet(lab
     before = eventually(lambda: (since := spoke(lab)) and all(since) and since)
     with pings(lab, pod_ip(lab, "web-1")) as lost:
         lab.run("kill", "node-1/bgp")
-        eventually(lambda: bird_since(lab, "node-1") not in ("", before[0]))
+        eventually(lambda: (since := bird_since(lab, "node-1")) is not None and since != before[0])
         eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == set(NODES))
         eventually(lambda: frr_paths(lab, pod_cidrs(lab, "node-1")[0]) == {NODES["node-1"][4]})
     assert lost == [0]
@@ -181,7 +183,7 @@ def test_an_excluded_node_advertises_pods_and_no_services(lab: Lab) -> None:
 
 
 def test_a_node_out_of_service_advertises_nothing(lab: Lab) -> None:
-    taint, before = "node.kubernetes.io/out-of-service=nodeshutdown:NoSchedule", bird_since(lab, "node-1")
+    taint, before = "node.kubernetes.io/out-of-service=nodeshutdown:NoSchedule", up_since(lab, "node-1")
     lab.kubectl("taint", "node", "node-1", taint)
     eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == {"node-2"})
     eventually(lambda: not bird_paths(lab, pod_cidrs(lab, "node-1")[0]))
