@@ -272,6 +272,10 @@ def convert(raw: Any) -> Config:
         text, _, where = str(error).partition(" - at `$")
         raise ConfigError(where.rstrip("`").lstrip(".") or "configuration", text) from error
     check(config)
+    for index, instance in enumerate(config.instances):
+        for number, peer in enumerate(instance.peers):
+            if not peer.families:  # controllers may have nothing for a peer to speak, a file only by mistake
+                raise ConfigError(f"instances[{index}].peers[{number}].families", "is empty; leave it out for both")
     return config
 
 
@@ -320,8 +324,6 @@ def _check_peer(peer: Peer, instance: Instance, policies: frozenset[str], where:
         raise ConfigError(f"{where}.passwordFile", "and password exclude each other")
     if peer.ttl_security is not None and peer.ebgp_multihop > 1:
         raise ConfigError(f"{where}.ttlSecurity", "and ebgpMultihop exclude each other (RFC 5082)")
-    if not peer.families:
-        raise ConfigError(f"{where}.families", "is empty; leave it out for both")
     _check_unique(f"{where}.families", [each.afi for each in peer.families], "afi")
     for number, each in enumerate(peer.families):
         for field, name in (("import", each.import_policy), ("export", each.export_policy)):
