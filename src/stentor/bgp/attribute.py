@@ -28,6 +28,7 @@ NO_ADVERTISE = 0xFFFFFF02
 NO_EXPORT_SUBCONFED = 0xFFFFFF03
 
 MP_REACH, MP_UNREACH = 14, 15
+_FIXED_WORDS = 16
 _U32 = Layout("!I")
 
 
@@ -456,6 +457,19 @@ def is_usable_next_hop(address: bytes) -> bool:
 def path_length(path: tuple[Segment, ...]) -> int:
     """AS_PATH length of the decision process: a set counts one (RFC 4271 §9.1.2.2 a)."""
     return sum(1 if segment.kind is SegmentKind.SET else len(segment.asns) for segment in path)
+
+
+def weigh(attributes: Attributes) -> int:
+    """About how many words of memory a value takes."""
+    return (
+        _FIXED_WORDS
+        + sum(len(segment.asns) for segment in attributes.as_path)
+        + len(attributes.communities)
+        + 3 * len(attributes.large_communities)
+        + 2 * len(attributes.extended_communities)
+        + len(attributes.cluster_list)
+        + sum(len(each.body) // 8 for each in attributes.unknown)
+    )
 
 
 def first_as(path: tuple[Segment, ...]) -> int | None:

@@ -15,7 +15,9 @@ from stentor.bgp.attribute import (
     NO_EXPORT_SUBCONFED,
     Attributes,
     prepend,
+    weigh,
 )
+from stentor.bgp.cache import Cache
 from stentor.bgp.capability import Session
 from stentor.bgp.decision import DEFAULT_LOCAL_PREF, Path, Scope, Source
 from stentor.bgp.nlri import DEFAULT_ROUTE, Family, Prefix
@@ -23,7 +25,7 @@ from stentor.bgp.policy import NextHop, Policy
 from stentor.bgp.rib import Table, rank_candidates
 from stentor.bgp.update import encode_block, encode_update, encode_withdraw, fits
 
-CACHE_LIMIT = 50_000
+CACHE_WORDS = 2_000_000
 _FORGOTTEN = Attributes()
 _NON_TRANSITIVE = 0x40
 
@@ -64,7 +66,7 @@ class Outbound:
         self._backlog: list[Prefix] = []
         self._told: dict[Prefix, dict[tuple[Source, int], bytes]] = {}
         self._interned: dict[Attributes, Attributes] = {}
-        self._final: dict[tuple[Attributes, Scope, NextHop | bytes | None], Attributes | None] = {}
+        self._final: Cache[tuple[Attributes, Scope, NextHop | bytes | None], Attributes | None] = Cache(CACHE_WORDS)
         self._blocks: dict[Attributes, bytes] = {}
         self._default = Path(Source("default", Scope.LOCAL), Attributes())
 
@@ -217,16 +219,16 @@ class Outbound:
             return self._final[key]
         except KeyError:
             pass
-        if len(self._final) >= CACHE_LIMIT:
-            self._final.clear()
-            self._interned = {each: each for each in {*self.sent.values()}}
-            self._blocks.clear()
         result = self._compute(attributes, path, asked)
         if result is not None:
             result = self._interned.setdefault(result, result)
             if not fits(self.rules.session, self.table.family, result, self._block(result)):
                 result = None  # nobody can be told (RFC 4271 §9.2)
-        self._final[key] = result
+        if self._final.keep(key, result, 2 * weigh(attributes)):
+            self._interned = {each: each for each in {*self.sent.values()}}
+            self._blocks.clear()
+            if result is not None:
+                result = self._final[key] = self._interned.setdefault(result, result)
         return result
 
     def _compute(self, old: Attributes, path: Path, asked: NextHop | bytes | None) -> Attributes | None:

@@ -10,11 +10,12 @@ from operator import itemgetter
 
 import msgspec
 
-from stentor.bgp.attribute import Attributes, first_as, path_length, prepend
+from stentor.bgp.attribute import Attributes, first_as, path_length, prepend, weigh
+from stentor.bgp.cache import Cache
 from stentor.bgp.decision import Path, Scope
 from stentor.bgp.nlri import Family, Prefix
 
-CACHE_LIMIT = 50_000
+CACHE_WORDS = 2_000_000
 _FIRST = itemgetter(0)
 
 
@@ -168,7 +169,7 @@ class Policy:
         self.name = name
         self.statements = tuple(statements)
         self.accepts = accepts
-        self._changed: dict[tuple[int, int, Attributes], Attributes] = {}
+        self._changed: Cache[tuple[int, int, Attributes], Attributes] = Cache(CACHE_WORDS)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Policy) and (self.name, self.statements, self.accepts) == (
@@ -220,9 +221,8 @@ class Policy:
         key = (position, local_as, attributes)
         changed = self._changed.get(key)
         if changed is None:
-            if len(self._changed) >= CACHE_LIMIT:
-                self._changed.clear()
-            changed = self._changed[key] = change.apply(attributes, local_as)
+            changed = change.apply(attributes, local_as)
+            self._changed.keep(key, changed, 2 * weigh(attributes))
         asked = change.next_hop if change.next_hop is not None else state.next_hop
         return Verdict(changed, asked, state.prefixes, statement.name)
 

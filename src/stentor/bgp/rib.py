@@ -13,12 +13,12 @@ from itertools import islice
 
 import msgspec
 
-from stentor.bgp.attribute import GRACEFUL_SHUTDOWN, LLGR_STALE, NO_LLGR, Attributes
+from stentor.bgp.attribute import GRACEFUL_SHUTDOWN, LLGR_STALE, NO_LLGR, Attributes, weigh
 from stentor.bgp.decision import Path, Source, rank, select
 from stentor.bgp.nlri import Family, Prefix
 from stentor.bgp.policy import Policy
 
-INTERN_LIMIT = 50_000
+INTERN_WORDS = 1_500_000
 
 
 class Table:
@@ -117,7 +117,7 @@ class Paths:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._known: dict[tuple[Attributes, int, tuple[str, ...]], Path] = {}
-        self._limit = INTERN_LIMIT
+        self._weight, self._limit = 0, INTERN_WORDS
 
     def get(
         self, routes: Mapping[bytes, Path], attributes: Attributes, path_id: int = 0, tags: tuple[str, ...] = ()
@@ -126,10 +126,12 @@ class Paths:
         key = (attributes, path_id, tags)
         path = self._known.get(key)
         if path is None:
-            if len(self._known) >= self._limit:
+            if self._weight >= self._limit:
                 self._known = {(p.attributes, p.path_id, p.tags): p for p in {*routes.values()}}
-                self._limit = max(INTERN_LIMIT, 2 * len(self._known))  # a look over all routes is rare at any size
+                self._weight = sum(weigh(p.attributes) for p in self._known.values())
+                self._limit = max(INTERN_WORDS, 2 * self._weight)  # a look over all routes is rare at any size
             path = self._known[key] = Path(self._source, attributes, path_id, tags)
+            self._weight += weigh(attributes)
         return path
 
 

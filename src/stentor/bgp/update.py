@@ -21,12 +21,13 @@ from stentor.bgp.attribute import (
     frame_attribute,
     split_attributes,
 )
+from stentor.bgp.cache import Cache
 from stentor.bgp.capability import Session
 from stentor.bgp.errors import Code, PeerFault
 from stentor.bgp.nlri import OPTIONAL_ATTRIBUTE, Family, decode_path_prefixes, decode_prefixes, find_family
 from stentor.bgp.wire import HEADER, Kind, frame
 
-CACHE_LIMIT = 20_000
+CACHE_WORDS = 1_000_000
 
 
 class Routes(msgspec.Struct, frozen=True):
@@ -52,8 +53,8 @@ class UpdateDecoder:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._ebgp = session.ebgp
-        self._mixed: dict[bytes, Decoded] = {}
-        self._simple: dict[bytes, Decoded] = {}
+        self._mixed: Cache[bytes, Decoded] = Cache(CACHE_WORDS)
+        self._simple: Cache[bytes, Decoded] = Cache(CACHE_WORDS)
 
     def decode(self, body: bytes) -> Update:
         """One UPDATE body; PeerFault where RFC 7606 asks for a session reset, everything milder is in ``faults``."""
@@ -129,11 +130,10 @@ class UpdateDecoder:
             key += parts.overrun.encode()
         known = cache.get(key)
         if known is None:
-            if len(cache) >= CACHE_LIMIT:
-                cache.clear()
-            known = cache[key] = decode_attributes(
-                parts, as4=self._session.as4, ebgp=self._ebgp, next_hop=next_hop, announces=True
-            )
+            known = decode_attributes(parts, as4=self._session.as4, ebgp=self._ebgp, next_hop=next_hop, announces=True)
+            cache.keep(
+                key, known, 16 + len(key) // 4
+            )  # an AS number or a community of four octets becomes a word or more
         return known
 
     def _prefixes(self, body: bytes, start: int, end: int, family: Family, subcode: int = 10) -> list[bytes]:

@@ -215,6 +215,22 @@ def test_huge_as_paths_are_carried_where_they_fit_and_hurt_nobody_where_not(stag
     peer.close()
 
 
+def test_a_flood_of_huge_attributes_is_not_remembered(stage: Stage) -> None:
+    """Each message is as long as may be and replaces the one before: only the last one's path is anybody's."""
+    peer = stage.hostile()
+    peer.establish(Capabilities(families=(Family.IPV4,), extended_message=True))
+    base = stage.memory_kb()
+    count = 600
+    for number in range(count):
+        path = [HOSTILE_AS, 100_000 + number, *range(200_000, 216_000)]
+        peer.send(announcement(nlri("192.0.2.0/24"), path, peer.address))
+    peer.send(announcement(nlri("192.0.3.0/24"), [HOSTILE_AS], peer.address))
+    wait_for("all is read", lambda: stage.speaker.route("192.0.3.0/24"), 60)
+    assert stage.memory_kb() < base + 200_000
+    stage.assert_unharmed()
+    peer.close()
+
+
 def test_a_flood_past_the_prefix_limit(stage: Stage) -> None:
     peer = stage.hostile()
     peer.establish()
