@@ -209,7 +209,7 @@ class LoadBalancerIPAM:
         request = service.request
         self._unsatisfied.pop(request.key, None)
         if not request.wanted:
-            return Assignment(request.key) if request.is_marked else None
+            return Assignment(request.key, request.version) if request.is_marked else None
         service.is_judged = service.is_judged or bool(self.pools)
         if not service.is_judged:
             return None
@@ -220,6 +220,7 @@ class LoadBalancerIPAM:
         reason, message = fault or SATISFIED
         return Assignment(
             request.key,
+            request.version,
             tuple(dict.fromkeys((*kept, *service.has))),
             fault is None,
             reason,

@@ -160,6 +160,8 @@ class ClusterBGP:
                 txn.delete(self.wanted, name)
             for row in wanted.values():
                 txn.put(self.wanted, row)
+        if any(self.present.get(row.name) != row for row in wanted.values()):
+            self.reconciler.compare_soon()  # somebody else may have changed or deleted one
         self._judge(cluster, assignment)
         self.wanted.synced("assignment")
 

@@ -46,9 +46,13 @@ class ServiceRequest(msgspec.Struct, frozen=True):
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What a service's status should say; without a reason nothing of ours: no address, no condition."""
+    """What a service's status should say; without a reason nothing of ours: no address, no condition.
+
+    `version` is that of the service on which it was decided: a status that somebody else changed is written anew.
+    """
 
     key: ServiceKey
+    version: str = ""
     addresses: tuple[Addr, ...] = ()
     satisfied: bool = False
     reason: str = ""

@@ -210,6 +210,34 @@ def test_classes_and_types(place: Place) -> None:
     place.expect("plain", [], None)
 
 
+def test_what_somebody_else_writes_into_the_status(place: Place) -> None:
+    place.pool("p", {"cidr": "10.8.0.0/28"})
+    for name in ("web", "other"):
+        place.service(name)
+    place.expect("other", ["10.8.0.1"], SATISFIED)
+    condition = {
+        "type": "example.org/Theirs",
+        "status": "True",
+        "reason": "Theirs",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    stolen = {"status": {"loadBalancer": {"ingress": [{"ip": "10.8.0.1"}]}, "conditions": [condition]}}
+    place.server.kubectl(
+        "patch",
+        "service",
+        "web",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        json.dumps(stolen),
+        namespace=place.name,
+    )
+    place.expect("web", ["10.8.0.0"], SATISFIED)
+    place.expect("other", ["10.8.0.1"], SATISFIED)
+    assert place.get("web")["status"]["conditions"][0]["type"] == "example.org/Theirs"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
 def test_a_restart_changes_nothing(place: Place, operator: Operator, number: signal.Signals) -> None:
     place.pool("p", {"cidr": "10.6.0.0/28"})

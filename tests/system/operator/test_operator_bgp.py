@@ -90,6 +90,13 @@ def test_a_cluster_configuration_becomes_one_of_each_node(rack: Rack) -> None:
     eventually(lambda: rack.node_config(rack.nodes[0])["spec"]["bgpInstances"][0].get("routerID") == "10.9.9.9")
     assert "routerID" not in rack.node_config(rack.nodes[1])["spec"]["bgpInstances"][0]
 
+    change = json.dumps([{"op": "replace", "path": "/spec/bgpInstances/0/localASN", "value": 1}])
+    rack.server.kubectl("patch", "cbgpnode", rack.nodes[0], "--type=json", "-p", change)
+    eventually(lambda: rack.node_config(rack.nodes[0])["spec"]["bgpInstances"][0]["localASN"] == 65100)
+    uid = rack.node_config(rack.nodes[1])["metadata"]["uid"]
+    rack.server.kubectl("delete", "cbgpnode", rack.nodes[1])
+    eventually(lambda: (rack.node_config(rack.nodes[1]) or {}).get("metadata", {}).get("uid", uid) != uid)
+
     rack.server.kubectl("label", "node", rack.nodes[1], "rack=elsewhere", "--overwrite")
     eventually(lambda: rack.node_config(rack.nodes[1]) is None)
     rack.server.kubectl("delete", "cbgpcluster", name)

@@ -175,7 +175,10 @@ def test_an_override_of_the_wrong_family_is_named_on_the_cluster_configuration()
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({"families": [{"afi": "l2vpn", "safi": "evpn"}]}, "spec.families[0]: l2vpn/evpn is not spoken"),
+        (
+            {"families": [{"afi": "l2vpn", "safi": "evpn"}, {"afi": "ipv4", "safi": "unicast"}]},
+            "spec.families[0]: l2vpn/evpn is not spoken",
+        ),
         ({"timers": {"holdTimeSeconds": 9, "keepAliveTimeSeconds": 10}}, "spec.timers.keepAliveTimeSeconds: exceeds"),
     ],
 )
