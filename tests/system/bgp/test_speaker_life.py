@@ -200,3 +200,12 @@ def test_a_stopped_speaker_withdraws_although_peers_would_keep_its_routes(lab: L
         eventually(lambda: frr_paths(lab, pod_cidrs(lab, "node-2")[0]) == set(), 20)
     lab.run("start", "node-2/bgp")
     eventually(lambda: set(bird_paths(lab, f"{VIP}/32")) == set(NODES))
+
+
+def test_a_machine_that_is_switched_off_in_order_leaves_no_routes_behind(lab: Lab) -> None:
+    lab.run("stop", "node-2")
+    # Not after 60 s of packets into nothing, as after a power failure with graceful restart.
+    eventually(lambda: bird_paths(lab, f"{VIP}/32").keys() == {"node-1"}, 20)
+    eventually(lambda: frr_paths(lab, f"{VIP}/32") == {NODES["node-1"][4]}, 20)
+    lab.run("start", "node-2")
+    eventually(lambda: set(bird_paths(lab, pod_cidrs(lab, "node-2")[0])) == {"node-2"}, 60)
