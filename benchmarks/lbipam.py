@@ -2,6 +2,8 @@
 
     benchmarks/lbipam.py [ROUNDS]
 
+"Alone" is the time from one Service's creation to the watch event that shows its address.
+
 "At once" is one commit of 10,000 Services, as after a start; "one by one" settles after each, as in operation. "Through the
 API" creates Services over HTTP and ends when the last one shows its address.
 """
@@ -12,6 +14,7 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -23,10 +26,11 @@ from stentor.api import core
 from stentor.api.core import SERVICES
 from stentor.api.lbipam import LB_IP_POOLS, CiliumLoadBalancerIPPool, CiliumLoadBalancerIPPoolBlock
 from stentor.api.lbipam import CiliumLoadBalancerIPPoolSpec as PoolSpec
-from stentor.api.meta import ObjectMeta
+from stentor.api.meta import ObjectKey, ObjectMeta
 from stentor.ipam.request import Scope, parse_request
 from stentor.kube.client import Client
 from stentor.kube.config import load
+from stentor.kube.reflector import Reflector
 from stentor.operator.loadbalancer import AddressAssigner
 from stentor.state import Database
 from stentor.tables.bgp import configured, lb_pools
@@ -36,6 +40,7 @@ from stentor.tables.loadbalancer import ServiceRequest, assignments, pool_uses, 
 COUNT = 10_000
 CREATED = 2_000
 AT_ONCE = 32
+SINGLE = 100
 BLOCKS = (CiliumLoadBalancerIPPoolBlock(cidr="10.64.0.0/16"),)
 
 
@@ -68,8 +73,8 @@ def decide(*, at_once: bool) -> float:
     return COUNT / taken
 
 
-async def through_the_api(directory: Path) -> float:
-    """Services a second, from the first creation to the last address."""
+async def through_the_api(directory: Path) -> tuple[float, list[float]]:
+    """Services a second, from the first creation to the last address; then milliseconds of single ones."""
     server = make_server(directory, "--service-cidr", "10.96.0.0/12", "--advertise-address", "192.0.2.1")
     operator = Operator(server).start()
     try:
@@ -92,24 +97,54 @@ async def through_the_api(directory: Path) -> float:
             while True:
                 page = await client.list(SERVICES, "default")
                 if sum(1 for each in page.items if each.status.load_balancer.ingress) >= CREATED:
-                    return CREATED / (time.perf_counter() - start)
+                    break
                 await asyncio.sleep(0.05)
+            rate = CREATED / (time.perf_counter() - start)
+            return rate, await alone(client)
     finally:
         operator.stop()
         server.stop()
 
 
+async def alone(client: Client) -> list[float]:
+    """Milliseconds of one Service after the other."""
+    served: dict[str, asyncio.Event] = {}
+
+    def sink(upserts: Sequence[core.Service], _: Sequence[ObjectKey]) -> None:
+        for each in upserts:
+            if each.status.load_balancer.ingress and each.metadata.name in served:
+                served[each.metadata.name].set()
+
+    reflector = Reflector(client, SERVICES, sink)
+    watching = asyncio.create_task(reflector.run())
+    await reflector.synced.wait()
+    taken = []
+    for number in range(COUNT, COUNT + SINGLE):
+        event = served[f"s{number}"] = asyncio.Event()
+        start = time.perf_counter()
+        await client.create(SERVICES, service(number))
+        await event.wait()
+        taken.append(1000 * (time.perf_counter() - start))
+    watching.cancel()
+    return taken
+
+
 def main(rounds: int) -> None:
     samples: dict[str, list[float]] = {"decided at once": [], "decided one by one": [], "through the API": []}
+    milliseconds: list[float] = []
     for _ in range(rounds):
         samples["decided at once"].append(decide(at_once=True))
         samples["decided one by one"].append(decide(at_once=False))
     for _ in range(min(rounds, 3)):
         with tempfile.TemporaryDirectory() as directory:
-            samples["through the API"].append(asyncio.run(through_the_api(Path(directory))))
+            rate, taken = asyncio.run(through_the_api(Path(directory)))
+            samples["through the API"].append(rate)
+            milliseconds += taken
     for name, values in samples.items():
         print(f"{name}: {summarise(values)} addresses/s")
-    save("lbipam", samples)
+    p99 = sorted(milliseconds)[len(milliseconds) * 99 // 100]
+    print(f"alone: median {summarise(milliseconds)} ms, p99 {p99:.3g} ms")
+    save("lbipam", samples | {"alone, ms": milliseconds})
 
 
 if __name__ == "__main__":
