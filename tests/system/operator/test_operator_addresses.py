@@ -253,3 +253,33 @@ def test_a_restart_changes_nothing(place: Place, operator: Operator, number: sig
     place.expect("new", ["10.6.0.1"], SATISFIED)
     for index in (0, 2, 3, 4):
         assert place.get(f"s{index}")["metadata"]["resourceVersion"] == versions[index]
+
+
+def test_crashes_while_addresses_are_given(place: Place, operator: Operator) -> None:
+    """At no moment two services show one address, and in the end all have theirs."""
+    place.pool("p", {"cidr": "10.10.0.0/26"})
+
+    def shown() -> list[str]:
+        found = json.loads(place.server.kubectl("get", "services", "-o", "json", namespace=place.name))["items"]
+        addresses = [each["ip"] for item in found for each in item["status"]["loadBalancer"].get("ingress", ())]
+        assert len(addresses) == len(set(addresses))
+        return addresses
+
+    for turn in range(4):
+        documents = [
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": f"s{turn}-{number}"},
+                "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]},
+            }
+            for number in range(12)
+        ]
+        place.server.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(documents), namespace=place.name)
+        shown()
+        operator.stop(signal.SIGKILL)
+        gone = [f"s{turn}-{number}" for number in (0, 3, 7)]
+        place.server.kubectl("delete", "service", *gone, namespace=place.name)
+        shown()
+        operator.start()
+    eventually(lambda: len(shown()) == 4 * 9)
