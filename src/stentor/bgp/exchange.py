@@ -19,7 +19,8 @@ from stentor.bgp.rib import Import, Inbound, Table
 from stentor.bgp.update import Update, UpdateDecoder, encode_end_of_rib
 from stentor.bgp.wire import Refresh, encode_refresh
 
-CHUNK = 16384
+FIRST_SLICE, LARGEST_SLICE = 512, 16384
+LARGEST_WRITE = 1 << 20
 _ASK, _BEGIN, _END = 0, 1, 2
 
 
@@ -74,6 +75,7 @@ class Exchange:
         self._is_over_ipv6 = len(address) == 16
         self._decoder = UpdateDecoder(session)
         self._is_scheduled = False
+        self._slice = FIRST_SLICE
         self._pending: list[tuple[Attributes, list[bytes]]] = []
         self._refreshing: set[Family] = set()
         self._repeating: set[Family] = set()
@@ -258,10 +260,12 @@ class Exchange:
         if not self._connection.has_room:
             return
         for family, outbound in self.outbound.items():
-            messages = outbound.take(CHUNK)
+            messages = outbound.take(self._slice)
             if messages:
                 self.updates_out += len(messages)
-                self._connection.write(b"".join(messages))
+                data = b"".join(messages)
+                self._connection.write(data)
+                self._slice = next_slice(self._slice, len(data))
             if outbound.is_idle:
                 self._finish(family, outbound)
         if self._connection.has_room and not all(outbound.is_idle for outbound in self.outbound.values()):
@@ -311,3 +315,10 @@ class Exchange:
             originates_default=config.default_originate,
             is_draining=self._router.is_draining,
         )
+
+
+def next_slice(current: int, octets: int) -> int:
+    """How many prefixes to take next when ``current`` became so many octets: long attributes make far more of them."""
+    if octets > LARGEST_WRITE:
+        return max(1, current * LARGEST_WRITE // octets)
+    return min(LARGEST_SLICE, 2 * current)

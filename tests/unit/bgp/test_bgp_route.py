@@ -20,6 +20,7 @@ from stentor.bgp.compile import compile_policy, compile_route, parse_range
 from stentor.bgp.config import PolicyConfig, Route, convert, parse
 from stentor.bgp.decision import Path, Scope, Source, explain, find_equal, rank, select
 from stentor.bgp.errors import ConfigError
+from stentor.bgp.exchange import next_slice
 from stentor.bgp.nlri import DEFAULT_ROUTE, Family, Prefix, format_prefix, parse_prefix
 from stentor.bgp.outbound import Export, Outbound
 from stentor.bgp.policy import ACCEPT_ALL, LOCAL_ONLY, NextHop, Policy
@@ -356,6 +357,13 @@ def test_path_identifiers_are_small_whatever_the_peers_use() -> None:
     assert {key[:4] for key in peer.knows if key[4:] == prefixes[0]} == {b"\0\0\0\1", b"\0\0\0\2"}
     peer.hears(*inbound.withdraw([(1000).to_bytes(4, "big") + prefixes[0], b"\0\0\0\7" + prefixes[0]]))
     assert {key[4:] for key in peer.knows} == set(prefixes[1:])
+
+
+def test_slices_shrink_when_they_become_too_much_to_write() -> None:
+    assert next_slice(512, 4_000) == 1024
+    assert next_slice(16384, 100_000) == 16384
+    assert next_slice(16384, 64 << 20) == 256
+    assert next_slice(3, 1 << 30) == 1
 
 
 def test_attributes_too_long_for_a_message_are_not_told() -> None:
