@@ -45,7 +45,7 @@ from stentor.tables.bgp import PeeringPolicy, configured
 
 SOCKET: Final = "bgp.sock"
 _MISSING_S: Final = 1.0
-_POLL_S: Final = 0.02
+_POLL_S: Final = 0.05
 
 log = logging.getLogger(__name__)
 

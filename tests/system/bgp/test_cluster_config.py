@@ -37,14 +37,15 @@ def cluster_config(*peers: dict[str, Any]) -> dict[str, Any]:
     return resource("CiliumBGPClusterConfig", "rack", RACK | {"bgpInstances": [instance]})
 
 
+QUICK = {"connectRetryTimeSeconds": 1}
 FIRST = peer("tor-1", TOR_1[4], TOR_1_ASN)
 FAMILIES = [
     {"afi": afi, "safi": "unicast", "advertisements": {"matchLabels": {"advertise": "bgp"}}} for afi in ("ipv4", "ipv6")
 ]
 OBJECTS = (
     cluster_config(FIRST),
-    resource("CiliumBGPPeerConfig", "tor", {"families": FAMILIES}),
-    resource("CiliumBGPPeerConfig", "keyed", {"families": FAMILIES, "authSecretRef": "tor-key"}),
+    resource("CiliumBGPPeerConfig", "tor", {"families": FAMILIES, "timers": QUICK}),
+    resource("CiliumBGPPeerConfig", "keyed", {"families": FAMILIES, "timers": QUICK, "authSecretRef": "tor-key"}),
     resource("CiliumBGPAdvertisement", "pods", {"advertisements": [{"advertisementType": "PodCIDR"}]}, advertise="bgp"),
 )
 

@@ -31,6 +31,7 @@ from labs.lab import Lab, LabFactory, eventually, remove
 
 ADVERTISED = {"matchLabels": {"advertise": "bgp"}}
 PEER_CONFIG = {
+    "timers": {"connectRetryTimeSeconds": 1},
     "families": [{"afi": afi, "safi": "unicast", "advertisements": ADVERTISED} for afi in ("ipv4", "ipv6")],
 }
 
@@ -144,6 +145,21 @@ def test_the_status_of_sessions(lab: Lab) -> None:
     assert (status["peerAddress"], status["peerASN"]) == (TOR_1[4], TOR_1_ASN)
     assert status["timers"] == {"appliedHoldTimeSeconds": 90, "appliedKeepaliveSeconds": 30}
     assert status["establishedTime"].endswith("Z")
+
+
+def test_metrics_have_upstreams_names(lab: Lab) -> None:
+    labels = 'neighbor="172.22.0.5:179",neighbor_asn="6500"'
+    prefix = "cilium_bgp_control_plane"
+
+    def metrics() -> str:
+        return lab.exec("node-1", "curl", "-s", "http://127.0.0.1:9962/metrics").stdout
+
+    eventually(lambda: f'{prefix}_session_state{{{labels},vrouter="65100"}} 1.0' in metrics())
+    text = metrics()
+    for kind in ("advertised", "received"):
+        assert f'{prefix}_{kind}_routes{{afi="ipv4",{labels},safi="unicast",vrouter="65100"}} ' in text
+    assert f'{prefix}_reconcile_run_duration_seconds_count{{vrouter="65100"}} ' in text
+    assert f"# TYPE {prefix}_reconcile_errors_total counter" in text
 
 
 def test_what_differs_on_one_node(lab: Lab) -> None:

@@ -29,7 +29,7 @@ from fabric.cluster import (
 from labs.lab import STENTOR, Lab, LabFactory, eventually, remove
 
 VIP = "198.18.7.1"
-RESTART = {"gracefulRestart": {"enabled": True, "restartTimeSeconds": 60}}
+RESTART = {"gracefulRestart": {"enabled": True, "restartTimeSeconds": 60}, "connectRetryTimeSeconds": 1}
 POLICY = {
     "apiVersion": "cilium.io/v2alpha1",
     "kind": "CiliumBGPPeeringPolicy",
