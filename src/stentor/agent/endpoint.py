@@ -101,8 +101,8 @@ class Endpoints:
             mtu=settings.mtu,
             route_mtu=settings.route_mtu,
         )
-        if any(dead.netns == request.netns for dead in self._dead):
-            self._bury_now()  # the same thread does it first: the new device may have the old one's name
+        if any((dead.netns, dead.container_ifname) == (request.netns, request.ifname) for dead in self._dead):
+            self._bury_now()  # the same thread does it first: the old device still has the name
         making = self._submit(link.create_link, wanted, settings.attach)
         try:
             await _end_of(making)

@@ -104,19 +104,24 @@ def _endpoint_row(view: dict[str, Any]) -> list[object]:
 def endpoint_list(ctx: click.Context, nodes: tuple[str, ...], local: bool, output: str) -> None:
     """List endpoints of all nodes, or of one."""
     answers = ask(ctx, "/v1/endpoints", nodes, local)
+    views = [view | ({"node": node} if node else {}) for node, views in answers for view in views]
+    _emit_endpoints(views, output, has_nodes=len(answers) > 1)
+
+
+def _emit_endpoints(views: list[dict[str, Any]], output: str, *, has_nodes: bool) -> None:
     if output != "table":
-        emit([view | ({"node": node} if node else {}) for node, views in answers for view in views], output)
+        emit(views, output)
         return
-    many = len(answers) > 1
-    columns = (("NODE",) if many else ()) + _ENDPOINT_COLUMNS
-    rows = [([node] if many else []) + _endpoint_row(view) for node, views in answers for view in views]
-    emit_rows(columns, rows, "table")
+    columns = (("NODE",) if has_nodes else ()) + _ENDPOINT_COLUMNS
+    emit_rows(columns, [([view["node"]] if has_nodes else []) + _endpoint_row(view) for view in views], "table")
 
 
 @endpoint.command("get")
 @click.argument("which")
 @where
-@click.option("-o", "--output", type=click.Choice(["json", "yaml"]), default="json", show_default=True, help="Form.")
+@click.option(
+    "-o", "--output", type=click.Choice(["json", "yaml", "table"]), default="json", show_default=True, help="Form."
+)
 @click.pass_context
 def endpoint_get(ctx: click.Context, which: str, nodes: tuple[str, ...], local: bool, output: str) -> None:
     """Show endpoints by WHICH: an id, an address, or NAMESPACE/POD."""
@@ -129,7 +134,7 @@ def endpoint_get(ctx: click.Context, which: str, nodes: tuple[str, ...], local: 
     ]
     if not found:
         raise AgentError(f"no endpoint {which}; `stentor endpoint list` shows all")
-    emit(found, output)
+    _emit_endpoints(found, output, has_nodes=len(answers) > 1)
 
 
 @click.group()

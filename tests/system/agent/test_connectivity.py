@@ -90,6 +90,15 @@ def test_what_the_cluster_says(cluster: Cluster) -> None:
         assert (found["status"], found["reason"]) == ("False", "CiliumIsUp")
 
 
+def test_an_endpoint_by_each_of_its_names(cluster: Cluster) -> None:
+    address = cluster.places["a"].addresses[4]
+    row = cluster.lab.stentor("endpoint", "get", "default/a", "-o", "table").stdout
+    assert row == cluster.lab.stentor("endpoint", "get", address, "-o", "table").stdout
+    assert {"k8s:app=a", address, "ready"} <= set(row.split())
+    refused = cluster.lab.stentor("endpoint", "get", "default/nobody", check=False)
+    assert (refused.returncode, "no endpoint default/nobody" in refused.stderr) == (1, True)
+
+
 def test_nothing_is_dropped_on_the_way(cluster: Cluster) -> None:
     """All of the above was allowed: no program may have dropped any of it."""
     shown = cluster.lab.stentor("bpf", "metrics", "list").stdout
