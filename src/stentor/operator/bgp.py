@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -28,6 +28,7 @@ from stentor.api.meta import Kind, ObjectMeta, OwnerReference, Resource
 from stentor.api.peering import PEERING_POLICIES
 from stentor.api.stentor import INSTANCE_OPTIONS, PEER_OPTIONS, SECRETS_LABEL
 from stentor.bgp.resource.cluster import Assignment, assign, node_spec
+from stentor.bgp.resource.routerid import InstanceKey, allocate
 from stentor.bgp.resource.secret import password_row, passwords
 from stentor.bgp.resource.verdict import Cluster, judge
 from stentor.kube import patch
@@ -37,6 +38,7 @@ from stentor.kube.event import EventRecorder
 from stentor.kube.reflector import Reflector
 from stentor.kube.source import table_source
 from stentor.kube.target import ObjectTarget
+from stentor.net.address import Addr, Prefix
 from stentor.operator.condition import resource_source
 from stentor.runtime.config import BGPControlPlane
 from stentor.state import Database, Reconciler, Table
@@ -155,6 +157,7 @@ class ClusterBGP:
         present = {row.name: row.owner for row in self.present}
         assignment = assign(cluster.configs, cluster.nodes, present)
         wanted = {node: self._node_config(node, config) for node, config in assignment.runs.items()}
+        faults = self._identify(wanted)
         with self._database.write() as txn:
             for name in [row.name for row in self.wanted if row.name not in wanted]:
                 txn.delete(self.wanted, name)
@@ -162,7 +165,7 @@ class ClusterBGP:
                 txn.put(self.wanted, row)
         if any(self.present.get(row.name) != row for row in wanted.values()):
             self.reconciler.compare_soon()  # somebody else may have changed or deleted one
-        self._judge(cluster, assignment)
+        self._judge(msgspec.structs.replace(cluster, faults=faults), assignment)
         self.wanted.synced("assignment")
 
     def cluster(self) -> Cluster:
@@ -183,6 +186,31 @@ class ClusterBGP:
     def _node_config(self, node: str, config: str) -> NodeConfigRow:
         row = self.configs[config]
         return NodeConfigRow(node, node_spec(row.spec, self.overrides.get(node)), row.name, row.uid)
+
+    def _identify(self, wanted: dict[str, NodeConfigRow]) -> dict[str, tuple[str, ...]]:
+        """Give instances without an identifier one of the pool, if there is a pool; what is wrong, by cluster configuration."""
+        if self.values.router_id_allocation.mode != "ip-pool":
+            return {}
+        pool = Prefix.parse(self.values.router_id_allocation.ip_pool)
+        fixed = {(row.name, each.name): each.router_id for row in wanted.values() for each in row.spec.bgp_instances}
+        given = allocate(
+            pool,
+            [key for key, router_id in fixed.items() if router_id is None],
+            dict(_identifiers(self.present)),
+            {Addr.parse(router_id) for router_id in fixed.values() if router_id is not None},
+        )
+        faults: dict[str, tuple[str, ...]] = {}
+        for row in list(wanted.values()):
+            instances = tuple(
+                each
+                if each.router_id is not None or (row.name, each.name) not in given
+                else msgspec.structs.replace(each, router_id=str(given[row.name, each.name]))
+                for each in row.spec.bgp_instances
+            )
+            wanted[row.name] = msgspec.structs.replace(row, spec=CiliumBGPNodeSpec(bgp_instances=instances))
+            if any(each.router_id is None for each in instances):
+                faults[row.owner] = (f"bgpControlPlane.routerIDAllocation.ipPool: {pool} has too few addresses",)
+        return faults
 
     def _judge(self, cluster: Cluster, assignment: Assignment) -> None:
         judgement = judge(cluster, assignment)
@@ -257,6 +285,14 @@ class ClusterBGP:
                 await asyncio.sleep(1.0)
                 continue
             await asyncio.sleep(pause_s)
+
+
+def _identifiers(rows: Iterable[NodeConfigRow]) -> Iterator[tuple[InstanceKey, Addr]]:
+    for row in rows:
+        for each in row.spec.bgp_instances:
+            with contextlib.suppress(ValueError):
+                if each.router_id is not None:
+                    yield (row.name, each.name), Addr.parse(each.router_id)
 
 
 def _spec(obj: Any) -> Any:

@@ -135,7 +135,8 @@ class StatusReport(Section, frozen=True):
 
 
 class RouterIDAllocation(Section, frozen=True):
-    mode: Literal["default"] = "default"
+    mode: Literal["default", "ip-pool"] = "default"
+    ip_pool: str = ""
 
 
 class BGPControlPlane(Section, frozen=True):
@@ -403,6 +404,12 @@ def _check_announcements(values: Values) -> None:
             "l2announcements.leaseDuration",
             f"{leases.lease_duration}: longer than leaseRenewDeadline ({leases.lease_renew_deadline})",
         )
+    allocation = values.bgp_control_plane.router_id_allocation
+    if allocation.mode == "ip-pool" or allocation.ip_pool:
+        try:
+            IPv4Network(allocation.ip_pool)
+        except ValueError as error:
+            raise ConfigError("bgpControlPlane.routerIDAllocation.ipPool", f"{error}; an IPv4 prefix") from error
     secrets = values.bgp_control_plane.secrets_namespace.name
     if secrets and not _NAMESPACE.fullmatch(secrets):
         raise ConfigError("bgpControlPlane.secretsNamespace.name", f"{secrets!r} is no name of a namespace")

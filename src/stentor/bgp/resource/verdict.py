@@ -66,6 +66,8 @@ class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     instance_options: Mapping[str, InstanceOptions] = {}
     passwords: Mapping[str, Password] = {}
     secrets_namespace: str = ""
+    faults: Mapping[str, tuple[str, ...]] = {}
+    """What else is wrong with cluster configurations, by name."""
 
     def policy_of(self, labels: dict[str, str]) -> str:
         """Name of the CiliumBGPPeeringPolicy that counts on a node; empty when none does."""
@@ -251,6 +253,7 @@ def _of_cluster_config(row: ClusterConfig, cluster: Cluster, assignment: Assignm
     selected, conflicts = assignment.selected[row.name], assignment.conflicts[row.name]
     wanted = {peer.peer_config_ref.name for i in row.spec.bgp_instances for peer in i.peers if peer.peer_config_ref}
     missing = sorted(wanted - cluster.peer_configs.keys())
+    texts = plans.texts.get(("CiliumBGPClusterConfig", row.name), {})
     verdicts = [
         Verdict(bgp.NO_MATCHING_NODE, not selected, "NoMatchingNode", "No node matches spec.nodeSelector"),
         Verdict(
@@ -266,8 +269,7 @@ def _of_cluster_config(row: ClusterConfig, cluster: Cluster, assignment: Assignm
             f"Selecting the same node(s) with ClusterConfig(s): {_listed(conflicts)}" if conflicts else "",
         ),
         *_invalid(
-            bgp.INVALID,
-            (text for text in plans.texts.get(("CiliumBGPClusterConfig", row.name), ()) if _REFERENCE not in text),
+            bgp.INVALID, (*(text for text in texts if _REFERENCE not in text), *cluster.faults.get(row.name, ()))
         ),
     ]
     superseded = {node: policy for node in selected if (policy := cluster.policy_of(cluster.nodes[node]))}
