@@ -154,6 +154,12 @@ def bird_paths(lab: Lab, prefix: str) -> dict[str, Seen]:
     return found
 
 
+def bird_communities(lab: Lab, prefix: str, node: str) -> set[str] | None:
+    """Of a node's path to a prefix; None while there is no such path."""
+    found = bird_paths(lab, prefix).get(node)
+    return found.communities if found is not None else None
+
+
 def _tuples(text: str, name: str) -> set[str]:
     found = re.search(rf"BGP\.{name}: (.*)", text)
     return (
@@ -209,7 +215,12 @@ def bird_bfd(lab: Lab, node: str) -> str:
 
 
 def frr(lab: Lab, command: str) -> Any:
-    return json.loads(lab.exec("tor-2", "vtysh", "-c", f"{command} json").stdout)
+    """A command's answer, empty while there is none."""
+    text = lab.exec("tor-2", "vtysh", "-c", f"{command} json", check=False).stdout
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return {}
 
 
 def frr_paths(lab: Lab, prefix: str) -> set[str]:

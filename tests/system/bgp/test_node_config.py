@@ -16,6 +16,7 @@ from fabric.cluster import (
     TOR_2_ASN,
     apply,
     bird_bfd,
+    bird_communities,
     bird_neighbor_id,
     bird_paths,
     bird_since,
@@ -117,9 +118,9 @@ def test_advertised_routes_at_both_routers(lab: Lab) -> None:
 def test_other_attributes_without_a_reset(lab: Lab) -> None:
     before, cidr = up_since(lab, "node-1"), pod_cidrs(lab, "node-1")[0]
     apply(lab, advertisement("65100:7"))
-    eventually(lambda: bird_paths(lab, cidr)["node-1"].communities == {"65100:7"})
+    eventually(lambda: bird_communities(lab, cidr, "node-1") == {"65100:7"})
     apply(lab, advertisement())
-    eventually(lambda: bird_paths(lab, cidr)["node-1"].communities == set())
+    eventually(lambda: bird_communities(lab, cidr, "node-1") == set())
     assert bird_since(lab, "node-1") == before
 
 
@@ -135,10 +136,13 @@ def test_addresses_of_a_device(lab: Lab) -> None:
 
 def test_the_status_of_sessions(lab: Lab) -> None:
     def tor_1() -> dict[str, Any]:
-        (instance,) = lab.objects("ciliumbgpnodeconfig", "node-1")["status"]["bgpInstances"]
+        instances = lab.objects("ciliumbgpnodeconfig", "node-1").get("status", {}).get("bgpInstances", [])
+        assert len(instances) == 1
+        instance = instances[0]
         assert (instance["name"], instance["localASN"]) == ("main", 65100)
-        found: dict[str, Any] = next(each for each in instance["peers"] if each["name"] == "tor-1")
-        return found
+        found: list[dict[str, Any]] = [each for each in instance["peers"] if each["name"] == "tor-1"]
+        assert found
+        return found[0]
 
     eventually(lambda: tor_1()["peeringState"] == "established")
     status = eventually(lambda: (found := tor_1()).get("routeCount", [{}])[0].get("advertised", 0) > 0 and found)

@@ -14,6 +14,7 @@ from fabric.cluster import (
     TOR_2,
     TOR_2_ASN,
     apply,
+    bird_communities,
     bird_paths,
     bird_since,
     frr_paths,
@@ -132,9 +133,9 @@ def test_attributes_of_pod_cidrs_change_without_a_reset(lab: Lab) -> None:
     change = [{"op": "add", "path": path, "value": attributes}]
     lab.kubectl("patch", "ciliumbgppeeringpolicy", "test", "--type=json", "-p", json.dumps(change))
     cidr = pod_cidrs(lab, "node-1")[0]
-    eventually(lambda: bird_paths(lab, cidr)["node-1"].communities == {"65100:7"})
+    eventually(lambda: bird_communities(lab, cidr, "node-1") == {"65100:7"})
     assert bird_paths(lab, cidr)["node-1"].large == {"65100:1:2"}
-    assert bird_paths(lab, pod_cidrs(lab, "node-2")[0])["node-2"].communities == set()
+    assert bird_communities(lab, pod_cidrs(lab, "node-2")[0], "node-2") == set()
     assert bird_since(lab, "node-1") == before
 
 
@@ -196,8 +197,8 @@ def test_an_address_of_a_pool_is_advertised_with_the_pools_attributes(lab: Lab) 
     path = "/spec/virtualRouters/0/neighbors/0/advertisedPathAttributes"
     change = [{"op": "add", "path": path, "value": [attributes]}]
     lab.kubectl("patch", "ciliumbgppeeringpolicy", "test", "--type=json", "-p", json.dumps(change))
-    eventually(lambda: bird_paths(lab, prefix)["node-1"].communities == {"65100:9", "65535:65281"})
-    assert bird_paths(lab, pod_cidrs(lab, "node-1")[0])["node-1"].communities == set()
+    eventually(lambda: bird_communities(lab, prefix, "node-1") == {"65100:9", "65535:65281"})
+    assert bird_communities(lab, pod_cidrs(lab, "node-1")[0], "node-1") == set()
     answer = eventually(
         lambda: lab.exec("client", "curl", "-s", "-m", "2", f"http://{status[0]['ip']}/", check=False).stdout
     )

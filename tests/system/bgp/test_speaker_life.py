@@ -17,6 +17,7 @@ from fabric.cluster import (
     TOR_2,
     Moment,
     apply,
+    bird_communities,
     bird_paths,
     bird_since,
     frr_paths,
@@ -167,10 +168,10 @@ def test_a_local_service_is_withdrawn_when_its_last_endpoint_here_goes(lab: Lab)
 
 def test_a_cordoned_node_asks_to_be_avoided(lab: Lab) -> None:
     lab.kubectl("cordon", "node-1")
-    eventually(lambda: bird_paths(lab, f"{VIP}/32")["node-1"].communities == {"65535:0"})
-    assert bird_paths(lab, f"{VIP}/32")["node-2"].communities == set()
+    eventually(lambda: bird_communities(lab, f"{VIP}/32", "node-1") == {"65535:0"})
+    assert bird_communities(lab, f"{VIP}/32", "node-2") == set()
     lab.kubectl("uncordon", "node-1")
-    eventually(lambda: bird_paths(lab, f"{VIP}/32")["node-1"].communities == set())
+    eventually(lambda: bird_communities(lab, f"{VIP}/32", "node-1") == set())
 
 
 def test_an_excluded_node_advertises_pods_and_no_services(lab: Lab) -> None:
