@@ -27,7 +27,7 @@ from stentor.bgp.resource.table import BGPTables
 OWNER = "stentor-agent"
 _MOST_LINE_BYTES = 64 << 20
 _ANSWER_DEADLINE_S = 30.0
-_FIRST_PAUSE_S, _MOST_PAUSE_S = 0.02, 1.0
+_FIRST_PAUSE_S, _MOST_PAUSE_S = 0.02, 0.25
 _RETRY_S = 5.0
 
 log = logging.getLogger(__name__)
