@@ -91,10 +91,7 @@ class Instance:
                 self._remove(name)
                 self._add(peer)
             else:
-                old = known.config
                 known.change(peer)
-                if peer.password_file is not None or _secrets(old) != _secrets(peer):
-                    self.protect(known)  # a file may hold another key by now
         for neighbour in list(self._dynamic.values()):
             for peer in config.peers:
                 if _belongs(neighbour, peer):
@@ -102,6 +99,9 @@ class Instance:
         if _listening(before) != _listening(config) or not self._listeners:
             self._close_listeners()
             self._listen()
+        for neighbour in self.neighbours.values():
+            if neighbour.config.password_file is not None:
+                self.protect(neighbour)  # the file may hold another key by now
 
     def stop(self) -> None:
         """The instance is no longer wanted: end all sessions."""
@@ -283,7 +283,7 @@ class Instance:
                 continue
             try:
                 transport.set_md5(sock, network, neighbour.password() if is_wanted else b"")
-                if peer.tcp_ao is not None:
+                if is_wanted and peer.tcp_ao is not None:
                     transport.set_ao(sock, network, peer.tcp_ao)
             except (OSError, Unsupported) as error:
                 if peer.password or peer.password_file or peer.tcp_ao:
@@ -366,14 +366,10 @@ def _belongs(dynamic: Neighbour, peer: Peer) -> bool:
     return dynamic.config.name.rpartition("/")[0] == peer.name
 
 
-def _secrets(peer: Peer) -> tuple[object, ...]:
-    return peer.password, peer.password_file, peer.tcp_ao
-
-
 def _identity(peer: Peer) -> tuple[str | None, str | None]:
     return peer.peer_address, peer.interface
 
 
 def _listening(config: InstanceConfig) -> tuple[object, ...]:
-    secrets = tuple((p.peer_address, p.password, p.password_file, p.ttl_security) for p in config.peers)
+    secrets = tuple((p.peer_address, p.password, p.password_file, p.tcp_ao, p.ttl_security) for p in config.peers)
     return config.local_port, config.listen_addresses, secrets

@@ -78,7 +78,8 @@ def set_ao(sock: socket.socket, network: Network, option: TcpAO) -> None:
     if not has_tcp_ao():
         raise Unsupported("TCP-AO", "this kernel is older than 6.7 or built without CONFIG_TCP_AO")
     key = option.key.encode()
-    flags = 0b11  # use at once for sending and ask the peer to do so
+    is_listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    flags = 0 if is_listening else 0b11  # use at once for sending and ask the peer to do so; a listener sends nothing
     body = _AO_LAYOUT.pack(
         option.algorithm.encode(), 0, flags, 0, network.prefixlen, option.key_id, option.key_id, 12, 0, len(key)
     )
