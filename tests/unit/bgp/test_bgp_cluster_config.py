@@ -225,6 +225,16 @@ def test_what_is_wrong_with_a_policy_is_told() -> None:
     }
 
 
+def test_a_policy_that_selects_no_node_is_judged_too() -> None:
+    spec = {
+        "nodeSelector": {"matchExpressions": [{"key": "rack", "operator": "In", "values": ["z"]}]},
+        "virtualRouters": [{"localASN": 65100, "neighbors": [{"peerAddress": "10.0.0.0/24", "peerASN": 1}]}],
+    }
+    found = judged(policies=named(row(peering.CiliumBGPPeeringPolicySpec, "p", spec)))
+    ((_, texts),) = found.told
+    assert texts[0].startswith("spec.virtualRouters[0].neighbors[0].peerAddress: '10.0.0.0/24' is not the address")
+
+
 # ---- options
 
 

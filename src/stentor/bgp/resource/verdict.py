@@ -126,7 +126,8 @@ class _Plans:
                 override = node in self.cluster.overrides
                 self._with_options(self._plan(name, node, self.cluster.nodes[node]) if override else plain, node)
         for name, policy in self.cluster.policies.items():
-            plan = peering.plan([policy], self._facts("", _labels_for(policy)))
+            anywhere = msgspec.structs.replace(policy.spec, node_selector=None)
+            plan = peering.plan([msgspec.structs.replace(policy, spec=anywhere)], self._facts("", {}))
             if plan is not None:
                 plain = self._checked(plan, ("CiliumBGPPeeringPolicy", name))
                 nodes = [node for node, labels in self.cluster.nodes.items() if self.cluster.policy_of(labels) == name]
@@ -211,12 +212,6 @@ def _complete_machine(cluster: Cluster) -> Machine:
     own = (Addr.parse("192.0.2.1"), Addr.parse("2001:db8::1"))
     gateways = (Gateway(4, Addr.parse("192.0.2.2"), "eth0"), Gateway(6, Addr.parse("2001:db8::2"), "eth0"))
     return Machine(gateways=gateways, addresses=tuple((name, own) for name in sorted(names)))
-
-
-def _labels_for(policy: PeeringPolicy) -> dict[str, str]:
-    """Labels that the policy's matchLabels ask for: its own problems show on any node that it selects."""
-    selector = policy.spec.node_selector
-    return dict(selector.match_labels) if selector is not None else {}
 
 
 def _fields(spec: object) -> dict[str, object]:
