@@ -7,6 +7,7 @@ import sys
 
 from stentor.datapath.config import DatapathConfig
 from stentor.datapath.object import read_objects
+from stentor.net.address import Addr
 from stentor.sys.bpf import Map
 
 PATTERN = re.compile(r"verification time (\d+) usec.*?stack depth ([\d+]+).*?processed (\d+) insns", re.DOTALL)
@@ -15,7 +16,7 @@ PATTERN = re.compile(r"verification time (\d+) usec.*?stack depth ([\d+]+).*?pro
 def main() -> int:
     print("| program | instructions | verified | stack | verification |")
     print("|---|---|---|---|---|")
-    config = DatapathConfig(overlay_ifindex=1).pack()
+    config = DatapathConfig(overlay_ifindex=1, overlay_source=Addr.parse("192.0.2.1")).pack()
     for found in read_objects().values():
         maps = {name: Map.create(found.map_spec(name), name) for name in found.definitions}
         loaded = found.load(config, maps)

@@ -216,7 +216,6 @@ static __always_inline bool can_be_balanced(const struct flow *f)
 	return f->proto == IPPROTO_TCP || f->proto == IPPROTO_UDP || f->proto == IPPROTO_SCTP;
 }
 
-#define LOOPBACK 1             /* its ifindex in every network namespace */
 #define MARK_TRANSLATED 0x0300 /* upstream's MARK_MAGIC_SNAT_DONE: the uplink's hook leaves it as it is */
 
 /* Towards an address outside, past the stack: it takes no packets from elsewhere that carry its own address as source. */
@@ -226,11 +225,11 @@ static __always_inline int leave_towards(struct __sk_buff *skb, const struct flo
 	long found;
 
 	if (addr_is_v4(&f->dst)) {
-		to.family = 2; /* AF_INET */
+		to.family = AF_INET;
 		to.ipv4_src = f->src.w[3];
 		to.ipv4_dst = f->dst.w[3];
 	} else {
-		to.family = 10; /* AF_INET6 */
+		to.family = AF_INET6;
 		__builtin_memcpy(to.ipv6_src, &f->src, sizeof(f->src));
 		__builtin_memcpy(to.ipv6_dst, &f->dst, sizeof(f->dst));
 	}

@@ -28,7 +28,9 @@ struct config {
 	__u8 l2_announcements;  /* answer for announced addresses */
 	__u8 reject_no_backend; /* by an ICMP error, not in silence */
 	__u8 pad2[2];
+	__be32 overlay_source;  /* own address in the underlay; 0: the VXLAN device wraps and unwraps everything */
+	__u32 pad3;
 };
-ASSERT_SIZE(struct config, 64);
+ASSERT_SIZE(struct config, 72);
 
 volatile const struct config config SEC(".rodata") = {};

@@ -6,6 +6,7 @@
 #include "config.h"
 #include "packet.h"
 #include "verdict.h"
+#include "vxlan.h"
 
 /* Under PROG_TEST_RUN nobody sees where a redirect goes, but the context comes back. */
 static __always_inline void show_target(struct __sk_buff *skb, __u32 ifindex)
@@ -30,10 +31,44 @@ static __always_inline int deliver_locally(struct __sk_buff *skb, const struct e
 	return bpf_redirect_peer(ifindex, 0);
 }
 
-static __always_inline int encapsulate(struct __sk_buff *skb, const struct ipcache_entry *to, __u32 identity)
+/* Wrapped here and out by the uplink, with a route and neighbour as of now. OK: that is for the VXLAN device to do. */
+static __always_inline int leave_wrapped(struct __sk_buff *skb, const struct flow *f, __be32 node, __u32 identity)
 {
-	struct bpf_tunnel_key key = { .tunnel_id = identity, .tunnel_ttl = 64 };
+	struct bpf_fib_lookup way = { .family = AF_INET, .ifindex = LOOPBACK, .ipv4_dst = node };
+	struct bpf_redir_neigh next = { .nh_family = AF_INET };
+	long found = BPF_FIB_LKUP_RET_SUCCESS;
+	struct contents inner;
+	int verdict;
+
+	way.tot_len = wrapped_length(skb, f);
+	if (!way.tot_len)
+		return OK;
+	if (!config.test) /* what comes out must not depend on the routes of the one who tests */
+		found = bpf_fib_lookup(skb, &way, sizeof(way), 0);
+	if ((found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH) || way.family != AF_INET)
+		return OK;
+	inner = contents_of(skb);
+	if (!make_room(skb))
+		return OK;
+	verdict = write_wrapping(skb, node, identity, inner);
+	if (verdict != OK)
+		return verdict;
+	next.ipv4_nh = way.ipv4_dst;
+	show_target(skb, config.overlay_ifindex);
+	return bpf_redirect_neigh(way.ifindex, &next, sizeof(next), 0);
+}
+
+static __always_inline int encapsulate(struct __sk_buff *skb, const struct flow *f, const struct ipcache_entry *to, __u32 identity)
+{
+	struct bpf_tunnel_key key = { .tunnel_id = identity, .tunnel_ttl = OUTER_TTL };
 	__u64 flags = BPF_F_ZERO_CSUM_TX;
+	int verdict;
+
+	if (config.overlay_source && addr_is_v4(&to->tunnel)) {
+		verdict = leave_wrapped(skb, f, to->tunnel.w[3], identity);
+		if (likely(verdict != OK))
+			return verdict;
+	}
 
 	if (addr_is_v4(&to->tunnel)) {
 		key.remote_ipv4 = bpf_ntohl(to->tunnel.w[3]); /* host order, unlike remote_ipv6 */

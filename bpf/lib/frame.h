@@ -2,9 +2,7 @@
 /* Frames at XDP: reading them, and changing both ends of one with all its checksums. Only what is common is understood: no VLAN,
  * options, extension headers or fragments; the rest is left to the hooks that have an skb. */
 #pragma once
-#include "flow.h"
-
-#define VXLAN_HAS_VNI bpf_htonl(0x08000000)
+#include "vxlan.h"
 
 struct vxlan { __be32 flags, vni; };
 

@@ -16,3 +16,7 @@
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define PINNED __uint(pinning, LIBBPF_PIN_BY_NAME)
 #define ASSERT_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type " has another size in user space")
+
+#define AF_INET 2
+#define AF_INET6 10
+#define LOOPBACK 1 /* its ifindex in every network namespace */

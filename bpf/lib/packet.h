@@ -24,14 +24,6 @@ static __always_inline void *packet_end(const struct __sk_buff *skb)
 	return at;
 }
 
-/* Ordinary senders leave all headers in the linear part; only others pay for the pull. */
-static __always_inline bool make_linear(struct __sk_buff *skb)
-{
-	__u64 want = skb->len < LINEAR_BYTES ? skb->len : LINEAR_BYTES;
-
-	return likely(packet_start(skb) + want <= packet_end(skb)) || !bpf_skb_pull_data(skb, want);
-}
-
 /* NULL when the packet does not have `len` bytes at `off`. The verifier follows offsets of up to 16 bits only. */
 static __always_inline void *header_at(const struct __sk_buff *skb, __u64 off, __u64 len)
 {
@@ -41,4 +33,27 @@ static __always_inline void *header_at(const struct __sk_buff *skb, __u64 off, _
 		return NULL;
 	at = packet_start(skb) + off;
 	return at + len <= packet_end(skb) ? at : NULL;
+}
+
+/* TCP or UDP right behind the IP header, with all that is read of them in the linear part. */
+static __always_inline bool has_plain_headers(const struct __sk_buff *skb)
+{
+	struct { struct iphdr ip; __u8 l4[16]; } *v4;
+	struct { struct ipv6hdr ip; __u8 l4[16]; } *v6;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		v4 = header_at(skb, ETH_HLEN, sizeof(*v4));
+		return v4 && v4->ip.ihl == 5 && (v4->ip.protocol == IPPROTO_TCP || v4->ip.protocol == IPPROTO_UDP);
+	}
+	v6 = header_at(skb, ETH_HLEN, sizeof(*v6));
+	return v6 && (v6->ip.nexthdr == IPPROTO_TCP || v6->ip.nexthdr == IPPROTO_UDP);
+}
+
+/* Ordinary senders leave all headers in the linear part, and often nothing else: pulling data behind them would copy all of
+ * that part of a packet that a socket still holds. */
+static __always_inline bool make_linear(struct __sk_buff *skb)
+{
+	__u64 want = skb->len < LINEAR_BYTES ? skb->len : LINEAR_BYTES;
+
+	return likely(packet_start(skb) + want <= packet_end(skb)) || has_plain_headers(skb) || !bpf_skb_pull_data(skb, want);
 }

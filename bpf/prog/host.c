@@ -9,9 +9,7 @@
  *
  * On an uplink everything passes that is none of the pods' business, whatever it is.
  */
-#include "../lib/authorise.h"
-#include "../lib/balance.h"
-#include "../lib/deliver.h"
+#include "../lib/arrive.h"
 #include "../lib/identity.h"
 #include "../lib/nat.h"
 #include "../lib/neighbour.h"
@@ -27,7 +25,7 @@ static __always_inline int leave_host(struct __sk_buff *skb, struct flow *f)
 	f->dst_id = remote ? remote->identity : identity_of_world(&f->dst);
 	if (!remote || !(remote->flags & IPCACHE_TUNNEL))
 		return DROP_NO_TUNNEL_ENDPOINT;
-	return encapsulate(skb, remote, IDENTITY_HOST);
+	return encapsulate(skb, f, remote, IDENTITY_HOST);
 }
 
 SEC("tc/from_host")
@@ -224,7 +222,7 @@ static __always_inline int pass_on(struct __sk_buff *skb, struct flow *f, const 
 	if (!f->related)
 		prolong_translation(f, to_backend);
 	if (to.flags & IPCACHE_TUNNEL && !(to.flags & IPCACHE_SKIP_TUNNEL))
-		return encapsulate(skb, &to, f->src_id);
+		return encapsulate(skb, f, &to, f->src_id);
 	if (!f->related)
 		f->src = own;
 	return leave_towards(skb, f);
@@ -303,6 +301,36 @@ static __always_inline int enter_node(struct __sk_buff *skb, struct flow *f, __b
 	return answer_pod(skb, f);
 }
 
+/* The overlay's packets for pods, unless they are the VXLAN device's to take (lib/vxlan.h). */
+static __always_inline int enter_wrapped(struct __sk_buff *skb)
+{
+	struct wrapping *w = header_at(skb, ETH_HLEN, sizeof(*w));
+	struct endpoint *to;
+	__be16 inner_proto;
+	__u32 identity;
+	struct flow *f;
+	int verdict;
+	bool is_marked;
+
+	if (!config.overlay_source || !w || !is_plain(skb, w) || !can_take_mark(skb, w))
+		return TC_ACT_OK;
+	identity = bpf_ntohl(w->vni) >> 8;
+	inner_proto = w->eth.h_proto;
+	is_marked = (w->ip.tos & ECN_MASK) == ECN_CE;
+	to = find_inner_endpoint(skb, inner_proto);
+	if (!to || !unwrap(skb, inner_proto, is_marked))
+		return TC_ACT_OK;
+	f = new_flow(INGRESS);
+	if (!f)
+		return TC_ACT_SHOT;
+	verdict = parse(skb, f);
+	if (verdict == OK)
+		verdict = check_sender(f, identity);
+	if (verdict == OK)
+		verdict = arrive(skb, f, to);
+	return finish(skb, f, verdict);
+}
+
 SEC("tc/from_netdev")
 int from_netdev(struct __sk_buff *skb)
 {
@@ -310,8 +338,10 @@ int from_netdev(struct __sk_buff *skb)
 	struct flow *f;
 	int verdict;
 
+	if (is_overlay(skb))
+		return enter_wrapped(skb);
 	/* A switch that does not know where a host is sends its packets to everybody: what is for another one is none of ours. */
-	if (is_overlay(skb) || unlikely(skb->pkt_type == OTHER_HOST))
+	if (unlikely(skb->pkt_type == OTHER_HOST))
 		return TC_ACT_OK;
 	f = new_flow(INGRESS);
 	if (!f)

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
 /* Ingress of the VXLAN device (collect_md): what another node's pods and host send → a pod here | this node's stack. */
-#include "../lib/authorise.h"
-#include "../lib/balance.h"
-#include "../lib/deliver.h"
-#include "../lib/sender.h"
+#include "../lib/arrive.h"
 #include "../lib/source_hash.h"
 #include "../lib/trace.h"
 
@@ -34,14 +31,7 @@ static __always_inline int leave_overlay(struct __sk_buff *skb, struct flow *f)
 		return verdict;
 	bpf_skb_change_type(skb, 0 /* PACKET_HOST: the inner MAC is not the VXLAN device's */);
 	to = bpf_map_lookup_elem(&endpoints, &f->dst);
-	if (!to)
-		return enter_host(skb, f);
-	f->dst_id = to->identity;
-	f->endpoint = to->id;
-	verdict = authorise(f, end_of(NULL), end_of(to), true);
-	if (verdict == OK && answers_service(f))
-		verdict = restore_source(skb, f);
-	return verdict == OK ? deliver_locally(skb, to) : verdict;
+	return to ? arrive(skb, f, to) : enter_host(skb, f);
 }
 
 SEC("tc/from_overlay")

@@ -11,7 +11,6 @@
 #define ALLOW 1
 #define REFUSE 0
 #define EHOSTUNREACH 113
-#define AF_INET6 10
 
 static __always_inline bool is_on_host(void *ctx)
 {

@@ -19,11 +19,11 @@ static __always_inline bool find_next_hop(struct xdp_md *ctx, const struct addr 
 	struct bpf_fib_lookup to = { .ifindex = ctx->ingress_ifindex, .tot_len = length };
 
 	if (addr_is_v4(dst)) {
-		to.family = 2; /* AF_INET */
+		to.family = AF_INET;
 		to.ipv4_src = src->w[3];
 		to.ipv4_dst = dst->w[3];
 	} else {
-		to.family = 10; /* AF_INET6 */
+		to.family = AF_INET6;
 		__builtin_memcpy(to.ipv6_src, src, sizeof(*src));
 		__builtin_memcpy(to.ipv6_dst, dst, sizeof(*dst));
 	}

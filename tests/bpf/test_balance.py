@@ -19,7 +19,24 @@ from hypothesis import strategies as st
 from datapaths.bench import MAGLEV_SIZE as SIZE
 from datapaths.bench import OVERLAY_IFINDEX, TC_OK, TC_REDIRECT, TC_SHOT, Bench, tunnel_key
 from datapaths.model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Rule
-from datapaths.packet import ACK, FIN, RST, SCTP, SYN, TCP, UDP, Packet, fold, frame, overlay_frame, read, unreachable
+from datapaths.packet import (
+    ACK,
+    FIN,
+    RST,
+    SCTP,
+    SYN,
+    TCP,
+    UDP,
+    Packet,
+    Wrapping,
+    contents,
+    fold,
+    frame,
+    read,
+    unreachable,
+    unwrap,
+    wrap,
+)
 from stentor.datapath import targets
 from stentor.datapath.row import Uplink
 from stentor.datapath.service_target import ServiceTarget
@@ -172,7 +189,7 @@ class World:
                 assert trial.verdict == TC_SHOT
             return expected.name
         assert events == []
-        out = read(trial.data)
+        out = read(contents(trial.data))
         assert out.is_intact
         chosen = (out.dst, out.dport)
         assert chosen in expected
@@ -196,7 +213,7 @@ class World:
         address, port = self.model.flows[flow_key(p)]
         trial = self.bench.run("from_netdev", frame(unreachable(p.src, p.dst, p.turned())))
         assert self.bench.events() == []
-        out = read(trial.data)
+        out = read(contents(trial.data))
         assert out.is_intact
         assert out.dst == address
         assert out.quoted is not None
@@ -217,7 +234,7 @@ class World:
             return "elsewhere"
         trial = self.bench.run(program, frame(unreachable(address, p.src, replace(p, dst=address, dport=port))))
         assert self.bench.events() == []
-        out = read(trial.data)
+        out = read(contents(trial.data))
         assert out.is_intact
         assert (out.src, out.dst) == (p.dst, p.src)
         assert out.quoted is not None
@@ -236,7 +253,7 @@ class World:
             return "left to tc"
         assert trial.verdict == XDP_TX
         outer, inner = trial.data[:50], trial.data[50:]
-        assert inner[14:] == there.data[14:]
+        assert inner[14:] == contents(there.data)[14:]
         self._check_outer(outer, len(inner), 9 if p.family == 4 else 10)
         self._check_wire_answer(p, inner)
         return "by XDP"
@@ -257,12 +274,12 @@ class World:
         answer = frame(replace(p, src=ends.src, dst=ends.dst, sport=ends.sport, dport=ends.dport).turned())
         there = self.bench.run("from_overlay", answer, tunnel_key(300, OTHER_NODE[4]))
         assert there.verdict == TC_REDIRECT
-        outer = overlay_frame(OTHER_NODE[4], NODE[4], 300, answer)
+        outer = wrap(Wrapping(OTHER_NODE[4], NODE[4], 300), answer)
         here = try_program(self.bench.programs["from_wire"], outer)
         assert here.verdict == XDP_TX
         assert here.data[14:] == there.data[14:]
         assert read(here.data).is_intact
-        forged = try_program(self.bench.programs["from_wire"], overlay_frame("192.0.2.77", NODE[4], 300, answer))
+        forged = try_program(self.bench.programs["from_wire"], wrap(Wrapping("192.0.2.77", NODE[4], 300), answer))
         assert forged.verdict == XDP_PASS
 
     def _check_way(self, p: Packet, src: str, sport: int, dst: str, verdict: int) -> str:
@@ -284,7 +301,7 @@ class World:
             return "elsewhere"
         trial = self.bench.run(program, frame(answer))
         assert self.bench.events() == []
-        out = read(trial.data)
+        out = read(contents(trial.data))
         assert (out.src, out.sport, out.dst, out.dport, out.is_intact) == (p.dst, p.dport, p.src, p.sport, True)
         return "answered"
 
@@ -399,4 +416,5 @@ def test_the_overlay_carries_the_clients_identity(bench: Bench) -> None:
     world.put(LBEntry(key=at, external=backends, flags=EntryFlag.EXTERNAL))
     trial = bench.run("from_netdev", frame(Packet(CLIENTS[4][0], NODE[4], TCP, dport=NODE_PORT, flags=SYN)))
     assert int.from_bytes(trial.context[8:12], "little") == OVERLAY_IFINDEX
-    assert int.from_bytes(trial.context[48:52], "little") == 9  # world-ipv4
+    around, _ = unwrap(trial.data)
+    assert (around.src, around.dst, around.vni) == (NODE[4], OTHER_NODE[4], 9)  # world-ipv4

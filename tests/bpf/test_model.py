@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datapaths.bench import Bench, tunnel_key
+from datapaths.bench import OWN, Bench, tunnel_key
 from datapaths.model import EGRESS, HERE, INGRESS, Drop, Endpoint, Known, Model, Outcome, Rule
-from datapaths.packet import ACK, ECHO, FIN, ICMP, ICMP6, RST, SCTP, SYN, TCP, UDP, Packet
+from datapaths.packet import ACK, ECHO, FIN, ICMP, ICMP6, RST, SCTP, SYN, TCP, UDP, Packet, Wrapping
 from stentor.datapath import targets
 from stentor.tables.policy import PolicyRule
 
@@ -38,7 +38,7 @@ Step = tuple[str, Packet, int, str]
 
 
 def make_model(r: Random) -> Model:
-    model = Model()
+    model = Model(underlay=OWN)
     for number in (0, 1):
         ifindex = HERE if not number or r.random() < 0.5 else 7
         row = Endpoint(number + 1, ifindex, r.choice(WORKLOADS), r.choice((1, 1, 1, 1, 2, 2, 0)))
@@ -116,10 +116,18 @@ def make_steps(r: Random, length: int) -> list[Step]:
                 p = p.turned() if kind < 0.3 else make_error(r, replace(p, options=0))
         at_home = {*LOCAL[4], *LOCAL[6]}
         program = (
-            "from_container" if p.src in at_home and r.random() < 0.9 else r.choice(("to_container", "from_overlay"))
+            "from_container"
+            if p.src in at_home and r.random() < 0.9
+            else r.choice(("to_container", "from_overlay", "from_netdev"))
         )
         found.append((program, p, r.choice(IDENTITIES), r.choice(OUTER)))
     return found
+
+
+def make_wrapping(r: Random, identity: int, outer: str) -> Wrapping:
+    """Nearly always plain; `test_vxlan.py` has all the ways not to be."""
+    around = Wrapping(outer, OTHER[6][0] if ":" in outer else OWN, identity & 0xFFFFFF)
+    return around if r.random() < 0.9 else replace(around, place=0x2000)
 
 
 def agree(bench: Bench, seed: int, length: int) -> list[tuple[str, Outcome]]:
@@ -128,9 +136,15 @@ def agree(bench: Bench, seed: int, length: int) -> list[tuple[str, Outcome]]:
     model, outcomes = make_model(r), []
     bench.fill(model)
     for program, packet, identity, outer in make_steps(r, length):
-        cb = tunnel_key(identity, outer) if program == "from_overlay" else b""
-        expected = getattr(model, program)(packet, *((identity, outer) if cb else ()))
-        assert expected == bench.outcome(program, packet, cb), (program, packet)
+        if program == "from_netdev":
+            around = make_wrapping(r, identity, outer)
+            expected, got = model.from_netdev(packet, around), bench.outcome(program, packet, around=around)
+        elif program == "from_overlay":
+            expected = model.from_overlay(packet, identity, outer)
+            got = bench.outcome(program, packet, tunnel_key(identity, outer))
+        else:
+            expected, got = getattr(model, program)(packet), bench.outcome(program, packet)
+        assert expected == got, (program, packet)
         outcomes.append((program, expected))
     return outcomes
 
@@ -161,7 +175,8 @@ def test_cases_reach_every_outcome(bench: Bench) -> None:
     drops = {"132", "133", "144", "146", "151", "156", "157", "170", "171", "172", "175", "176", "181", "203"}
     assert drops - {reason for _, reason in seen} == set()
     good = [("from_container", "Deliver"), ("from_container", "Overlay"), ("from_container", "Stack"),
-            ("to_container", "Stack"), ("from_overlay", "Deliver"), ("from_overlay", "Stack")]  # fmt: skip
+            ("to_container", "Stack"), ("from_overlay", "Deliver"), ("from_overlay", "Stack"),
+            ("from_netdev", "Deliver"), ("from_netdev", "Stack")]  # fmt: skip
     assert [pair for pair in good if seen[pair] < 5] == []
 
 

@@ -6,7 +6,7 @@ import asyncio
 import struct
 
 from datapaths.model import EGRESS, Deliver, Drop, Known, Model, Outcome, Overlay, Stack
-from datapaths.packet import Packet, frame
+from datapaths.packet import Packet, Wrapping, frame, in_frame, unwrap, wrap
 from stentor.datapath import targets
 from stentor.datapath.config import DatapathConfig
 from stentor.datapath.maps import EVENT
@@ -25,6 +25,7 @@ TC_OK, TC_SHOT, TC_REDIRECT = 0, 2, 7
 MAC = bytes.fromhex("0200000000aa")
 CAPACITY = 1024
 MAGLEV_SIZE = 251
+OWN = "192.0.2.1"  # the node's address in the underlay
 
 
 class Bench:
@@ -40,7 +41,11 @@ class Bench:
                     small = min(spec.max_entries, capacity) if name != "events" else None
                     self.maps[name] = Map.create(found.map_spec(name, small), name)
         config = DatapathConfig(
-            overlay_ifindex=OVERLAY_IFINDEX, maglev_size=MAGLEV_SIZE, l2_announcements=True, test=True
+            overlay_ifindex=OVERLAY_IFINDEX,
+            overlay_source=Addr.parse(OWN),
+            maglev_size=MAGLEV_SIZE,
+            l2_announcements=True,
+            test=True,
         ).pack()
         self.programs: dict[str, int] = {}
         for found in objects.values():
@@ -99,22 +104,39 @@ class Bench:
     def events(self) -> list[DropEvent]:
         return [DropEvent(*EVENT.unpack(raw)) for raw in self._events.drain()]
 
-    def outcome(self, program: str, p: Packet, cb: bytes = b"") -> Outcome:
+    def outcome(self, program: str, p: Packet, cb: bytes = b"", around: Wrapping | None = None) -> Outcome:
         """What a program did, in the model's words."""
-        trial = self.run(program, frame(p), cb)
+        sent = wrap(around, in_frame(p)) if around else frame(p)
+        trial = self.run(program, sent, cb)
         events = self.events()
         if trial.verdict == TC_SHOT:
             (event,) = events
             return Drop(event.reason, event.endpoint, event.direction)
         assert events == []
         if trial.verdict == TC_OK:
+            assert not around or trial.data == sent
             return Stack()
         assert trial.verdict == TC_REDIRECT
         (target,) = struct.unpack_from("=I", trial.context, 8)
-        if target != OVERLAY_IFINDEX:
-            return Deliver(target)
-        (identity,) = struct.unpack_from("=I", trial.context, 48)
+        if target == OVERLAY_IFINDEX:
+            return overlaid(p, trial)
+        if around:
+            assert trial.data[12:] == in_frame(p)[12:]
+        return Deliver(target)
+
+
+def overlaid(p: Packet, trial: Trial) -> Overlay:
+    """Left to the VXLAN device with a tunnel key, or wrapped already. That must be as the device would have done it."""
+    (identity,) = struct.unpack_from("=I", trial.context, 48)
+    if identity:
+        assert trial.data == frame(p)
         return Overlay(identity, str(Addr.from_bytes16(trial.context[52:68])))
+    around, inner = unwrap(trial.data)
+    plain = Wrapping(OWN, around.dst, around.vni, ecn=p.ecn, id=around.id, source_port=around.source_port)
+    assert trial.data == wrap(plain, inner)
+    assert inner == in_frame(p)
+    assert 32768 <= around.source_port < 61000
+    return Overlay(around.vni, around.dst)
 
 
 def tunnel_key(identity: int, outer: str) -> bytes:

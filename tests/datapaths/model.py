@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
-from datapaths.packet import ACK, ECHO, SYN, UDP, Packet
+from datapaths.packet import ACK, ECHO, SYN, UDP, Packet, Wrapping
 
 HERE = 1  # the device that test runs happen on
 INGRESS, EGRESS = 1, 2
@@ -94,6 +94,7 @@ class Model:
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     known: list[Known] = field(default_factory=list)
     nodes: set[str] = field(default_factory=set)
+    underlay: str = ""  # the node's own address there
     peers: dict[tuple[int, int, int], int] = field(default_factory=dict)  # (policy, direction, identity) → class
     rules: list[Rule] = field(default_factory=list)
     connections: dict[tuple[int, frozenset[tuple[str, int]]], Connection] = field(default_factory=dict)
@@ -109,6 +110,13 @@ class Model:
 
     def from_overlay(self, p: Packet, identity: int, outer: str) -> Outcome:
         return self._run(p, INGRESS, lambda *args: self._from_overlay(*args, identity, outer))
+
+    def from_netdev(self, p: Packet, around: Wrapping) -> Outcome:
+        """Only for VXLAN. Whatever has no pod of this node in it, or is not plain, goes on to the VXLAN device."""
+        plain = Wrapping(around.src, self.underlay, around.vni)
+        if around != plain or around.src not in self.nodes or p.dst not in self.endpoints:
+            return Stack()
+        return self.from_overlay(p, around.vni, around.src)
 
     def _run(self, p: Packet, direction: int, program) -> Outcome:
         try:

@@ -142,7 +142,9 @@ class Node(Host):
             self.datapath = self.load()
 
     def load(self, *, accelerate: bool = False, **changes: object) -> Datapath:
-        config = DatapathConfig(overlay_ifindex=self.ifindex("cilium_vxlan"), **changes)  # type: ignore[arg-type]
+        source = Addr.parse(self.addresses[4]) if self.underlay == 4 else None
+        basics = {"overlay_ifindex": self.ifindex("cilium_vxlan"), "overlay_source": source}
+        config = DatapathConfig(**basics | changes)  # type: ignore[arg-type]
         return Datapath.load(self.pins, config, limits=LIMITS, accelerate=accelerate)
 
     def attach(self) -> None:

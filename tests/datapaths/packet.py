@@ -28,6 +28,7 @@ class Packet:
     fragment: str = ""  # "", first, later
     id: int = 7
     options: int = 0  # IPv6 destination options headers
+    ecn: int = 0  # 0 not understood, 1 and 2 understood, 3 congestion experienced
     payload: bytes = field(default=b"payload!", repr=False)
 
     @property
@@ -99,7 +100,7 @@ def ip(p: Packet) -> bytes:
     body = p.payload * 2 if p.fragment == "later" else l4(p)
     if p.family == 4:
         place = {"": 0x4000, "first": 0x2000, "later": 185}[p.fragment]
-        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), p.id, place, 64, p.proto, 0) + src + dst
+        head = struct.pack("!BBHHHBBH", 0x45, p.ecn, 20 + len(body), p.id, place, 64, p.proto, 0) + src + dst
         return head[:10] + struct.pack("!H", fold(head)) + head[12:] + body
     chain = [60] * p.options + [44] * bool(p.fragment) + [p.proto]
     headers = b""
@@ -108,17 +109,76 @@ def ip(p: Packet) -> bytes:
             headers += struct.pack("!BB6x", following, 0)
         else:
             headers += struct.pack("!BBHI", following, 0, 1 if p.fragment == "first" else 1480, p.id)
-    return struct.pack("!IHBB", 6 << 28, len(headers) + len(body), chain[0], 64) + src + dst + headers + body
+    return (
+        struct.pack("!IHBB", 6 << 28 | p.ecn << 20, len(headers) + len(body), chain[0], 64) + src + dst + headers + body
+    )
 
 
 def frame(p: Packet) -> bytes:
     return MACS + struct.pack("!H", 0x0800 if p.family == 4 else 0x86DD) + ip(p)
 
 
-def overlay_frame(src: str, dst: str, identity: int, inner: bytes) -> bytes:
-    """A frame in VXLAN (RFC 7348) between two nodes."""
-    outer = Packet(src, dst, UDP, 50000, 8472, payload=struct.pack("!II", 1 << 27, identity << 8) + inner)
-    return frame(outer)
+def in_frame(p: Packet) -> bytes:
+    """A frame as it travels in a wrapping: its MAC addresses are nobody's."""
+    return bytes(12) + frame(p)[12:]
+
+
+@dataclass(frozen=True)
+class Wrapping:
+    """What VXLAN puts around a frame. A field that is None is what the others make of it."""
+
+    src: str
+    dst: str
+    vni: int
+    ecn: int = 0
+    mac: bytes = bytes(12)  # outer ones; under PROG_TEST_RUN these mean "to this node"
+    place: int = 0  # flags and offset of an IPv4 fragment
+    options: bytes = b""
+    port: int = 8472
+    ip_length: int | None = None
+    ip_checksum: int | None = None
+    udp_length: int | None = None
+    udp_checksum: int = 0
+    flags: int = 0x08000000
+    reserved: int = 0
+    ttl: int = 64
+    source_port: int = 40000
+    id: int = 0
+
+
+def wrap(w: Wrapping, inner: bytes, trailer: bytes = b"") -> bytes:
+    """A frame with its own MAC addresses inside a VXLAN frame over IPv4 or IPv6."""
+    body = struct.pack("!II", w.flags, w.vni << 8 | w.reserved) + inner
+    length = 8 + len(body) if w.udp_length is None else w.udp_length
+    body = struct.pack("!HHHH", w.source_port, w.port, length, w.udp_checksum) + body
+    src, dst = (ipaddress.ip_address(a).packed for a in (w.src, w.dst))
+    if len(src) == 16:
+        head = struct.pack("!IHBB", 6 << 28 | w.ecn << 20, len(body), UDP, w.ttl) + src + dst
+        return w.mac + b"\x86\xdd" + head + body + trailer
+    size = 20 + len(w.options)
+    total = size + len(body) if w.ip_length is None else w.ip_length
+    head = (
+        struct.pack("!BBHHHBBH", 0x40 | size // 4, w.ecn, total, w.id, w.place, w.ttl, UDP, 0) + src + dst + w.options
+    )
+    checksum = fold(head) if w.ip_checksum is None else w.ip_checksum
+    return w.mac + b"\x08\x00" + head[:10] + struct.pack("!H", checksum) + head[12:] + body + trailer
+
+
+def unwrap(data: bytes) -> tuple[Wrapping, bytes]:
+    """The other way round, for IPv4: `wrap` of the result is the frame again, else it was not what it seems."""
+    ecn, id_, place, ttl = data[15], int.from_bytes(data[18:20], "big"), int.from_bytes(data[20:22], "big"), data[22]
+    src, dst = (str(ipaddress.ip_address(data[at : at + 4])) for at in (26, 30))
+    source_port, port, _, checksum = struct.unpack("!HHHH", data[34:42])
+    flags, vni = struct.unpack("!II", data[42:50])
+    wrapping = Wrapping(src, dst, vni >> 8, ecn=ecn, mac=data[:12], place=place, port=port, udp_checksum=checksum, flags=flags,
+                        reserved=vni & 0xFF, ttl=ttl, source_port=source_port, id=id_)  # fmt: skip
+    return wrapping, data[50:]
+
+
+def contents(data: bytes) -> bytes:
+    """The frame that is in a VXLAN frame, or the frame itself if it is none."""
+    is_wrapped = data[12:14] == b"\x08\x00" and data[23] == UDP and data[36:38] == (8472).to_bytes(2, "big")
+    return unwrap(data)[1] if is_wrapped else data
 
 
 @dataclass(frozen=True)

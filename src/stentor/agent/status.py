@@ -95,7 +95,7 @@ def status_of(agent: Agent) -> AgentStatus:
             PoolStatus(family=p.prefix.family, cidr=str(p.prefix), used=len(p.owners), capacity=p.capacity)
             for p in agent.pools.pools
         ),
-        routing=f"Network: Tunnel [{values.tunnel_protocol}]   Host: BPF",
+        routing=f"Network: Tunnel [{values.tunnel_protocol}]   Host: {'Legacy' if values.bpf.host_legacy_routing else 'BPF'}",
         masquerading=f"BPF   [{', '.join(d.name for d in agent.underlay.devices) if agent.underlay else ''}]   "
         + ", ".join(masquerade),
         bgp=_bgp(agent),

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from stentor.datapath.maps import CONFIG
+from stentor.net.address import Addr
 from stentor.net.identity import Reserved
 
 TICK_SHIFT: Final = 30
@@ -29,6 +30,7 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Constants of the loaded programs; another configuration means other programs, swapped in without losing a packet.
 
     Timeouts in seconds (upstream's `bpf-ct-timeout-*`); ports in host order, inclusive; `coarse_clock` needs Linux 5.11.
+    `overlay_source`, an IPv4 address of this node that other nodes know, lets programs wrap and unwrap VXLAN themselves.
     `host_netns` is the cookie of the node's network namespace (SO_NETNS_COOKIE).
     `test` is for PROG_TEST_RUN only: tunnel keys and redirect targets travel in the context.
     """
@@ -55,6 +57,7 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
     maglev_size: int = 16381
     l2_announcements: bool = False
     reject_no_backend: bool = True
+    overlay_source: Addr | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.snat_port_min <= self.snat_port_max <= 65535:
@@ -84,4 +87,5 @@ class DatapathConfig(msgspec.Struct, frozen=True, kw_only=True):
             self.maglev_size,
             self.l2_announcements,
             self.reject_no_backend,
+            int.from_bytes(self.overlay_source.packed) if self.overlay_source else 0,
         )

@@ -34,6 +34,8 @@ CONFIG: Final = Layout(
     l2_announcements=U8,
     reject_no_backend=U8,
     pad2=pad(2),
+    overlay_source=BE32,
+    pad3=pad(4),
 )
 
 ADDRESS: Final = Layout("addr", w=ADDR)

@@ -68,6 +68,7 @@ class BPF(Section, frozen=True):
     masquerade: bool = True
     datapath_mode: Literal["veth"] = "veth"
     enable_tcx: bool = msgspec.field(default=True, name="enableTCX")
+    host_legacy_routing: bool = False
     map_dynamic_size_ratio: float = 0.0025
     ct_tcp_max: int = 524288
     ct_any_max: int = 262144

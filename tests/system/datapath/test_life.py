@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 
+import msgspec
 import pytest
 
 from datapaths.nodes import ALLOW_ALL, LIMITS, Node, World, write
@@ -120,7 +121,7 @@ def test_swaps_lose_nothing(world: World, family: int) -> None:
 
 
 def changed(node: Node, **changes: object) -> DatapathConfig:
-    return DatapathConfig(overlay_ifindex=node.datapath.config.overlay_ifindex, **changes)  # type: ignore[arg-type]
+    return msgspec.structs.replace(node.datapath.config, **changes)
 
 
 def test_traffic_outlives_the_loader(world: World) -> None:
