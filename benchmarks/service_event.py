@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 from measure import save, summarise
 
-from stentor.api.core import ENDPOINT_SLICES, SERVICES, EndpointSlice, Service
+from stentor.api.core import ENDPOINT_SLICES, SERVICES, Service
 from stentor.datapath.maps import LB_KEY
 from stentor.kube import patch
 from stentor.kube.client import Client
@@ -27,6 +27,7 @@ from stentor.sys.bpf import Map
 from stentor.tables.service import Protocol
 
 STENTOR = Path(sys.executable).parent / "stentor"
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 _PARALLEL = 32
 
 
@@ -39,16 +40,17 @@ def endpoints(address: str) -> list[dict[str, object]]:
     return [{"addresses": [address], "conditions": {"ready": True}}]
 
 
-def slice_of(number: int) -> EndpointSlice:
+def slice_of(number: int) -> bytes:
     labels = {"kubernetes.io/service-name": f"s-{number}"}
-    return msgspec.convert(
+    return msgspec.json.encode(
         {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
             "metadata": {"name": f"s-{number}", "namespace": "default", "labels": labels},
             "addressType": "IPv4",
             "ports": [{"name": "", "port": 8080}],
             "endpoints": endpoints("10.250.0.1"),
-        },
-        EndpointSlice,
+        }
     )
 
 
@@ -75,7 +77,7 @@ async def create(client: Client, count: int) -> list[bytes]:
     async def one(number: int) -> bytes:
         async with slots:
             made = await client.create(SERVICES, service(number))
-            await client.create(ENDPOINT_SLICES, slice_of(number))
+            await client.request("POST", SLICES, body=slice_of(number))
         return LB_KEY.pack(Addr.parse(made.spec.cluster_ip), 80, Protocol.TCP)
 
     return list(await asyncio.gather(*(one(number) for number in range(count))))
