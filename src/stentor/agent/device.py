@@ -62,6 +62,10 @@ class Underlay(msgspec.Struct, frozen=True):
         """Largest packet of a pod that fits through the overlay."""
         return self.mtu - _OVERHEAD[self.families[0]]
 
+    def tunnel_source(self, own: Iterable[Addr]) -> Addr | None:
+        """Of the node's addresses the one by which others' tunnels find it, if programs can wrap packets themselves: IPv4."""
+        return next((addr for addr in own if addr.family == 4), None) if self.families[0] == 4 else None
+
 
 def find_underlay(node_addresses: Iterable[Addr], wanted: Iterable[str], mtu: int) -> Underlay:
     """Devices with one of the node's addresses or a default route, or those wanted by name. StartupError without any."""

@@ -157,7 +157,7 @@ class Agent:
             dual_stack=self.families == (4, 6),
             cluster_id_shift=cluster_shift(values.clustermesh.max_connected_clusters),
             tunnel_port=values.tunnel_port,
-            overlay_source=self._overlay_source(addresses),
+            overlay_source=None if values.bpf.host_legacy_routing else self.underlay.tunnel_source(addresses),
             masquerade_ipv4=values.enable_ipv4_masquerade and 4 in self.families,
             masquerade_ipv6=values.enable_ipv6_masquerade and 6 in self.families,
             l2_announcements=values.l2announcements.enabled,
@@ -165,13 +165,6 @@ class Agent:
         self.datapath = await self._on_link_thread(self._load_programs, service.with_services(config, values))
         self._write_uplinks(addresses)
         log.info("Loaded the datapath", extra={"seconds": f"{time.time() - self.started_at:.3f}"})
-
-    def _overlay_source(self, addresses: tuple[Addr, ...]) -> Addr | None:
-        """The address by which other nodes' tunnels find this one, when programs are to wrap packets themselves."""
-        assert self.underlay is not None
-        if self.values.bpf.host_legacy_routing or self.underlay.families[0] != 4:
-            return None
-        return next(addr for addr in addresses if addr.family == 4)
 
     def _load_programs(self, config: DatapathConfig) -> Datapath:
         bpf = msgspec.to_builtins(self.values.bpf)
