@@ -236,7 +236,7 @@ route-map out permit 10
 class GoBgpRouter:
     def __init__(self, bench: Bench, space: str, scene: Scene) -> None:
         ours, _ = scene.ends
-        self._bench, self._space, self._ours = bench, space, ours
+        self._bench, self._space, self._ours, self._as = bench, space, ours, scene.peer_as
         is_passive = not (scene.active or scene.unnumbered)  # it says nothing on a link by which we could find it
         transport = f"passive-mode = {str(is_passive).lower()}"
         families = "".join(
@@ -329,7 +329,8 @@ class GoBgpRouter:
 
     def _answers(self) -> bool:
         command = ["ip", "netns", "exec", self._space, "gobgp", "-u", "127.0.0.1", "global"]
-        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        return str(self._as) in done.stdout  # it answers before it has read its configuration
 
 
 class ExaBgpRouter:
