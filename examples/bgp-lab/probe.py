@@ -40,8 +40,10 @@ async def ask(host: str, port: int, limit_s: float) -> Result:
             by = str(json.loads(body)["pod"])
     except TimeoutError:
         error = "no answer"
-    except (OSError, ValueError, KeyError) as e:
-        error = f"{type(e).__name__}: {e}"
+    except OSError as e:
+        error = e.strerror or str(e)
+    except (ValueError, KeyError):
+        error = "answer cut off"
     finally:
         if writer is not None:
             writer.transport.abort()
@@ -69,15 +71,28 @@ async def probe(options: argparse.Namespace, interval_s: float) -> list[Result]:
 
 
 def summary(results: list[Result], interval_s: float) -> str:
-    """Who answered how often, and the time between the first and the last request that failed."""
+    """Who answered how often, and each spell without answers: from the first request that failed to the last."""
     by = collections.Counter(each["by"] for each in results if each["by"])
-    failed = [each for each in results if each["error"]]
-    lines = [f"{len(results)} requests, {len(results) - len(failed)} answered"]
+    lines = [f"{len(results)} requests, {sum(by.values())} answered"]
     lines += [f"  {count:6} by {name}" for name, count in sorted(by.items())]
-    if failed:
-        outage_ms = (failed[-1]["start"] - failed[0]["start"] + interval_s) * 1000
-        lines.append(f"  {len(failed):6} failed within {outage_ms:.0f} ms: {failed[0]['error']}")
+    for spell in spells(results):
+        began_s, lasted_ms = spell[0]["start"] - results[0]["start"], (spell[-1]["start"] - spell[0]["start"]) * 1000
+        errors = ", ".join(sorted({each["error"] for each in spell}))
+        lines.append(
+            f"  {len(spell):6} failed after {began_s:.1f} s within {lasted_ms + interval_s * 1000:.0f} ms: {errors}"
+        )
     return "\n".join(lines)
+
+
+def spells(results: list[Result]) -> list[list[Result]]:
+    """Failed requests; what is more than a second apart has another cause."""
+    found: list[list[Result]] = []
+    for each in results:
+        if each["error"]:
+            if not found or each["start"] - found[-1][-1]["start"] > 1:
+                found.append([])
+            found[-1].append(each)
+    return found
 
 
 def main() -> int:
