@@ -157,6 +157,19 @@ static __always_inline struct endpoint *find_inner_endpoint(const struct __sk_bu
 	return bpf_map_lookup_elem(&endpoints, &dst);
 }
 
+/* A large datagram that is still to be cut up would keep the kernel's mark of a tunnel, and be cut up as one. TCP's segments are
+ * not: sockets take them whole. */
+static __always_inline bool keeps_its_shape(const struct __sk_buff *skb, __be16 inner_proto)
+{
+	const __u8 *proto;
+
+	if (likely(!skb->gso_size))
+		return true;
+	proto = header_at(skb, ETH_HLEN + sizeof(struct wrapping) +
+				       (inner_proto == bpf_htons(ETH_P_IP) ? offsetof(struct iphdr, protocol) : offsetof(struct ipv6hdr, nexthdr)), 1);
+	return proto && *proto == IPPROTO_TCP;
+}
+
 /* RFC 6040 4.2: the mark of a congested underlay reaches the pod. False: the one inside cannot bear it. */
 static __always_inline bool can_take_mark(const struct __sk_buff *skb, const struct wrapping *w)
 {

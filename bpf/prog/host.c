@@ -318,7 +318,7 @@ static __always_inline int enter_wrapped(struct __sk_buff *skb)
 	inner_proto = w->eth.h_proto;
 	is_marked = (w->ip.tos & ECN_MASK) == ECN_CE;
 	to = find_inner_endpoint(skb, inner_proto);
-	if (!to || !unwrap(skb, inner_proto, is_marked))
+	if (!to || !keeps_its_shape(skb, inner_proto) || !unwrap(skb, inner_proto, is_marked))
 		return TC_ACT_OK;
 	f = new_flow(INGRESS);
 	if (!f)
