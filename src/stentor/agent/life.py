@@ -47,6 +47,7 @@ from stentor.runtime.config import Values
 from stentor.runtime.duration import parse_duration_s
 from stentor.runtime.health import Health
 from stentor.runtime.job import JobGroup
+from stentor.runtime.memory import give_back
 from stentor.services.claim import derive as derive_services
 from stentor.state import Graph, Reconciler
 from stentor.tables.endpoint import Endpoint
@@ -145,6 +146,7 @@ class Agent:
         self.obstacle = ""
         self.bootstrap_s = time.time() - self.started_at
         log.info("Ready", extra={"restored": restored, "seconds": f"{self.bootstrap_s:.3f}"})
+        give_back()
         return server
 
     async def _load_datapath(self, addresses: tuple[Addr, ...]) -> None:
