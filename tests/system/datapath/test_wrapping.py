@@ -18,6 +18,7 @@ from stentor.datapath.metric import dropped
 
 UDP_HEADERS = {4: 28, 6: 48}
 SIZE = 1 << 20
+UDP_SEGMENT = 103  # linux/udp.h
 
 
 def device_packets(node: Node) -> int:
@@ -94,6 +95,19 @@ def test_without_offloads_on_the_uplinks(world: World, family: int) -> None:
     finally:
         for node in world.nodes:
             node.run("ethtool", "-K", "eth0", *(word for name in switches for word in (name, "on")))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_datagrams_in_one_large_packet(world: World, family: int) -> None:
+    """UDP_SEGMENT, as QUIC sends: they arrive one by one, whole and in order."""
+    kind = {4: socket.AF_INET, 6: socket.AF_INET6}[family], socket.SOCK_DGRAM
+    with closing(world.b1.socket(*kind)) as receiver, closing(world.a1.socket(*kind)) as sender:
+        receiver.bind((world.b1.addresses[family], 0))
+        receiver.settimeout(10)
+        sender.connect(receiver.getsockname()[:2])
+        sender.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
+        sender.send(b"".join(bytes([n]) * 1000 for n in range(20)) + b"end")
+        assert [receiver.recv(2000) for _ in range(21)] == [*(bytes([n]) * 1000 for n in range(20)), b"end"]
 
 
 @pytest.mark.parametrize("family", [4, 6])
