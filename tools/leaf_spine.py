@@ -88,8 +88,8 @@ class Fabric:
 
     def _probe(self, address: str, seconds: float) -> Callable[[], list[dict[str, Any]]]:
         """Starts asking a service from outside; the function waits for the end and returns every request."""
-        command = ("python3", f"{self.stage.root}/{FOLDER}/probe.py", address, "--seconds", str(seconds), "--json")
-        process = self.stage.start(*self.stage.inside("client", *command))
+        command = ("python3", "-", address, "--seconds", str(seconds), "--json")
+        process = self.stage.start(*self.stage.inside("client", *command), script=f"{FOLDER}/probe.py")
 
         def results() -> list[dict[str, Any]]:
             output, errors = process.communicate(timeout=60)
@@ -108,20 +108,16 @@ class Fabric:
             by = Counter(each["by"] for each in found if each["by"])
             told = ", ".join(f"{count} by {name}" for name, count in sorted(by.items()))
             good = sum(by.values()) == len(found) and len(by) == len(NODES)
-            self.stage.check(f"client to {address}: {len(found)} connections, answered {told}", lambda g=good: g)  # type: ignore[misc]
+            self.stage.record(good, f"client to {address}: {len(found)} connections, answered {told}")
         carried = [after - earlier for earlier, after in zip(before, self._carried(), strict=True)]
         told = ", ".join(f"{name} {count}" for name, count in zip(TORS, carried, strict=True))
-        self.stage.check(f"both routers carried packets of it (ECMP): {told}", lambda: min(carried) > 20)
-        pods = self.stage.json(CLUSTER, "get", "pods", "-l", "app=web")["items"]
-        for address in (each["ip"] for each in pods[0]["status"]["podIPs"]):
+        self.stage.record(min(carried) > 20, f"both routers carried packets of it (ECMP): {told}")
+        pod = self.stage.json(CLUSTER, "get", "pods", "-l", "app=web")["items"][0]
+        for address in (each["ip"] for each in pod["status"]["podIPs"]):
             url = f"http://[{address}]:3000/" if ":" in address else f"http://{address}:3000/"
-            self.stage.check(
-                f"client to a pod by its own address {address}, over the advertised pod CIDR",
-                lambda u=url: (
-                    json.loads(self.stage.exec("client", "curl", "-s", "-g", "--max-time", "3", u))["pod"]
-                    == pods[0]["metadata"]["name"]
-                ),  # type: ignore[misc]
-            )
+            answer = json.loads(self.stage.exec("client", "curl", "-s", "-g", "--max-time", "3", url))
+            good = answer["pod"] == pod["metadata"]["name"]
+            self.stage.record(good, f"client to a pod by its own address {address}, over the advertised pod CIDR")
         self.stage.show("stentor", "bgp", "why", f"{LOCAL[0]}/32", "--node", "node-1")
 
     def _carried(self) -> list[int]:
@@ -167,7 +163,7 @@ class Fabric:
         for address, results in probes.items():
             found = results()
             lost = sum(1 for each in found if each["error"])
-            self.stage.check(f"{address}: {len(found)} connections, {lost} lost", lambda n=lost: n == 0)  # type: ignore[misc]
+            self.stage.record(lost == 0, f"{address}: {len(found)} connections, {lost} lost")
         self.stage.until("the sessions are back", lambda: self._established("node-1") == len(TORS))
 
     def _established(self, node: str) -> int:
@@ -186,7 +182,7 @@ class Fabric:
             window_ms,
             aim_ms,
         )
-        self.stage.check("all later ones are answered", lambda: not any(each["error"] for each in found[-30:]))
+        self.stage.record(not any(each["error"] for each in found[-30:]), "all later ones are answered")
 
 
 class Lines:

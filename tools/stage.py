@@ -26,7 +26,6 @@ class Stage:
 
     def __init__(self, lab: str, proved: list[tuple[bool, str]]) -> None:
         self.lab = lab
-        self.root = ROOT
         self.proved = proved
         self.env = dict(os.environ, PATH=f"{BIN}:{os.environ['PATH']}")
 
@@ -36,10 +35,11 @@ class Stage:
             raise Failed(f"{' '.join(command)}\n{done.stdout}{done.stderr}".rstrip())
         return done.stdout
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        """A command that goes on; its output is read later."""
+    def start(self, *command: str, script: str = os.devnull) -> subprocess.Popen[str]:
+        """A command that goes on, with a file as its input: machines of a lab need not see where it lies."""
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=self.env, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
+        with (ROOT / script).open() as file:
+            return subprocess.Popen(command, env=self.env, stdin=file, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
 
     def use_lab(self) -> None:
         """kubectl and stentor mean the lab's clusters from now on."""
@@ -69,15 +69,15 @@ class Stage:
         except (Failed, subprocess.TimeoutExpired) as error:
             print(f"    {error}")
             good = False
-        self._tell(good, what)
+        self.record(good, what)
 
     def measure(self, what: str, found_ms: float | None, aim_ms: float) -> None:
         """A time. A busy machine may miss the aim, which is told; only what is beyond the limit is a failure."""
         if found_ms is None:
-            self._tell(False, f"{what}: not seen")
+            self.record(False, f"{what}: not seen")
             return
         missed = "" if found_ms <= aim_ms else ", missed this time"
-        self._tell(found_ms <= LIMIT_MS, f"{what}: {found_ms:.0f} ms (aim: {aim_ms:.0f} ms{missed})")
+        self.record(found_ms <= LIMIT_MS, f"{what}: {found_ms:.0f} ms (aim: {aim_ms:.0f} ms{missed})")
 
     def until(self, what: str, happened: Callable[[], bool], limit_s: float = 20) -> None:
         """Wait for something; Failed when it does not happen."""
@@ -91,7 +91,8 @@ class Stage:
         command = ["stentor", "lab", "down", "--name", self.lab]
         subprocess.run(command, env=self.env, cwd=ROOT, capture_output=True, check=False)
 
-    def _tell(self, good: bool, what: str) -> None:
+    def record(self, good: bool, what: str) -> None:
+        """One proof, told at once and counted at the end."""
         self.proved.append((good, what))
         print(f"  {'ok  ' if good else 'FAIL'}  {what}", flush=True)
 

@@ -1,6 +1,6 @@
 """Asks a web server a hundred times a second over new connections, and tells who answered and when nobody did.
 
-stentor lab exec client -- python3 $PWD/examples/bgp-lab/probe.py 203.0.113.1 --seconds 10
+stentor lab exec client -- python3 - 203.0.113.1 --seconds 10 < examples/bgp-lab/probe.py
 
 Every request is a connection of its own: routers and nodes choose its way anew. A request without an answer after 0.4 s
 (--limit) has failed. With --json every request is a line, with CLOCK_MONOTONIC in seconds:

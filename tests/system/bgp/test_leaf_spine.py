@@ -54,8 +54,9 @@ class Fabric:
         """Asks a service from outside; a slow answer is an answer."""
         options = ["--seconds", str(seconds), "--limit", "20", "--json"]
         command = [str(STENTOR), "lab", "exec", "--name", self.lab.name, "client", "--"]
-        command += ["python3", str(FOLDER / "probe.py"), address, *options]
-        return subprocess.Popen(command, env=self.lab.environment, stdout=subprocess.PIPE, text=True)
+        command += ["python3", "-", address, *options]
+        with (FOLDER / "probe.py").open() as script:
+            return subprocess.Popen(command, env=self.lab.environment, stdin=script, stdout=subprocess.PIPE, text=True)
 
     def answers(self, address: str) -> Counter[str]:
         """Who answered connections from outside; none may fail."""
