@@ -208,16 +208,19 @@ class Reconciler(Generic[K, R]):
         self.fault = ""
         self._failed_dumps = 0
         self.counters.comparisons += 1
-        wrong = [key for key, row in self.table.items() if actual.get(key) != row and key not in self._due]
-        unknown = [key for key in actual if key not in self.table and key not in self._due] if synced else []
+        # What changed while the target was read is no drift.
+        changed = dict.fromkeys(change.key for change in self._tracker.drain())
+        expected = self._due.keys() | changed.keys()
+        wrong = [key for key, row in self.table.items() if actual.get(key) != row and key not in expected]
+        unknown = [key for key in actual if key not in self.table and key not in expected] if synced else []
         known_before = sum(1 for key in wrong if self._is_done(key))
         self.counters.drift_repairs += known_before
         self.counters.pruned += len(unknown)
         right = RowStatus(RowState.DONE, now)
-        for key in set(actual) - set(wrong) - set(unknown) - self._status.keys():
+        for key in set(actual) - set(wrong) - set(unknown) - changed.keys() - self._status.keys():
             if key in self.table:
                 self._status[key] = right
-        await self._apply([*wrong, *unknown])
+        await self._apply([*changed, *wrong, *unknown])
         self._compared_synced = synced
 
     def _is_done(self, key: K) -> bool:
