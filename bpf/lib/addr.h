@@ -17,6 +17,22 @@ static __always_inline __u64 addr_half(const struct addr *a, int half)
 	return ((const half_addr *)__builtin_assume_aligned(a, 8))[half];
 }
 
+/* An address as two numbers, which functions take. */
+static __always_inline __u64 first_words(const struct addr *a)
+{
+	return a->w[0] | (__u64)a->w[1] << 32;
+}
+
+static __always_inline __u64 last_words(const struct addr *a)
+{
+	return a->w[2] | (__u64)a->w[3] << 32;
+}
+
+static __always_inline struct addr addr_from_words(__u64 first, __u64 last)
+{
+	return (struct addr){ { first, first >> 32, last, last >> 32 } };
+}
+
 #define V4_MARK bpf_htonl(0x0000ffff)
 
 static __always_inline struct addr addr_from_v4(__be32 v4)

@@ -15,6 +15,6 @@ static __always_inline int arrive(struct __sk_buff *skb, struct flow *f, const s
 	f->endpoint = to->id;
 	verdict = authorise(f, end_of(NULL), end_of(to), true);
 	if (verdict == OK && answers_service(f))
-		verdict = restore_source(skb, f);
+		verdict = restore_source(skb);
 	return verdict == OK ? deliver_locally(skb, to) : verdict;
 }

@@ -121,22 +121,56 @@ static __always_inline int remember_flow(const struct flow *f, const struct nat_
 	return OK;
 }
 
-/* Turns the packet towards a backend. */
-static __always_inline int balance(struct __sk_buff *skb, struct flow *f, const struct lb_service *service, struct lb_set set)
+static __always_inline struct lb_key service_key(const struct flow *f)
 {
+	return (struct lb_key){ .addr = f->dst, .port = f->dport, .proto = f->proto };
+}
+
+/* A backend for the first packet to a service, and the two entries that say so. */
+OWN_FUNCTION int new_lb_flow(int is_external)
+{
+	struct flow *f = this_flow();
+	struct lb_service *service;
+	struct lb_backend to = {};
+	struct nat_key key;
+	struct lb_key at;
+	struct lb_set set;
+
+	if (!f)
+		return DROP_INVALID;
+	at = service_key(f);
+	service = find_service(&at, false);
+	if (!service)
+		return DROP_NO_BACKEND;
+	set = is_external ? external_set(service) : internal_set(service);
+	if (!choose_backend(f, service, set, &to))
+		return DROP_NO_BACKEND;
+	key = lb_flow_key(f, LB_TO_BACKEND);
+	return remember_flow(f, &key, &to);
+}
+
+/* Turns the packet towards a backend. */
+static __always_inline int balance(struct __sk_buff *skb, struct flow *f, const struct lb_service *service, bool is_external)
+{
+	struct lb_set set = is_external ? external_set(service) : internal_set(service);
 	struct nat_key key = lb_flow_key(f, LB_TO_BACKEND);
 	struct lb_backend to = {};
+	struct lb_flow *fresh;
 	int verdict = OK;
 
 	if (!recall_flow(f, set, &key, &to)) {
-		if (!choose_backend(f, service, set, &to))
-			return DROP_NO_BACKEND;
-		verdict = remember_flow(f, &key, &to);
+		verdict = new_lb_flow(is_external);
+		if (verdict != OK)
+			return verdict;
+		fresh = bpf_map_lookup_elem(&lb_flows, &key);
+		if (!fresh)
+			return DROP_NAT_NO_MAPPING;
+		to.addr = fresh->addr;
+		to.port = fresh->port;
 	}
 	if (f->proto == IPPROTO_SCTP && to.port != f->dport) /* its checksum covers the ports, see nat.h */
 		return DROP_NAT_UNSUPPORTED_PROTOCOL;
-	if (verdict == OK)
-		verdict = rewrite_end(skb, f, DESTINATION, &to.addr, to.port);
+	verdict = rewrite_end(skb, DESTINATION, &to.addr, to.port);
 	f->dst = to.addr;
 	f->dport = to.port;
 	f->balanced = 1;
@@ -158,18 +192,21 @@ static __always_inline int balance_error(struct __sk_buff *skb, struct flow *f)
 		return OK;
 	to = *known;
 	f->balanced = 1;
-	return rewrite_error(skb, f, quoted, DESTINATION, &to.addr, to.port);
+	return rewrite_error(skb, DESTINATION, &to.addr, to.port);
 }
 
 /* An answer, or an error about a question, gets the address to which its client spoke; f->balanced tells whether it had one. */
-static __always_inline int restore_source(struct __sk_buff *skb, struct flow *f)
+OWN_FUNCTION int restore_source(struct __sk_buff *skb)
 {
-	struct flow *about = f->related ? quoted_flow() : f;
+	struct flow *f = this_flow(), *about;
 	struct lb_flow *known, was;
 	struct nat_key key;
 	int verdict;
 
+	if (!f)
+		return OK;
 	f->balanced = 0;
+	about = f->related ? quoted_flow() : f;
 	if (!about)
 		return OK;
 	key = lb_flow_key(about, LB_FROM_BACKEND);
@@ -179,11 +216,11 @@ static __always_inline int restore_source(struct __sk_buff *skb, struct flow *f)
 	if (f->related) {
 		was = *known;
 		f->balanced = 1;
-		return rewrite_error(skb, f, about, SOURCE, &was.addr, was.port);
+		return rewrite_error(skb, SOURCE, &was.addr, was.port);
 	}
 	refresh_lb_flow(known, f);
 	was = *known;
-	verdict = rewrite_end(skb, f, SOURCE, &was.addr, was.port);
+	verdict = rewrite_end(skb, SOURCE, &was.addr, was.port);
 	f->src = was.addr;
 	f->sport = was.port;
 	f->balanced = 1;
@@ -206,11 +243,6 @@ static __always_inline bool answers_service(const struct flow *f)
 	return f->balanced && (f->reply || f->related);
 }
 
-static __always_inline struct lb_key service_key(const struct flow *f)
-{
-	return (struct lb_key){ .addr = f->dst, .port = f->dport, .proto = f->proto };
-}
-
 static __always_inline bool can_be_balanced(const struct flow *f)
 {
 	return f->proto == IPPROTO_TCP || f->proto == IPPROTO_UDP || f->proto == IPPROTO_SCTP;
@@ -219,11 +251,14 @@ static __always_inline bool can_be_balanced(const struct flow *f)
 #define MARK_TRANSLATED 0x0300 /* upstream's MARK_MAGIC_SNAT_DONE: the uplink's hook leaves it as it is */
 
 /* Towards an address outside, past the stack: it takes no packets from elsewhere that carry its own address as source. */
-static __always_inline int leave_towards(struct __sk_buff *skb, const struct flow *f)
+OWN_FUNCTION int leave_towards(struct __sk_buff *skb)
 {
 	struct bpf_fib_lookup to = { .ifindex = LOOPBACK }; /* as if sent from here: pods' devices do not forward IPv6 */
+	struct flow *f = this_flow();
 	long found;
 
+	if (!f)
+		return DROP_INVALID;
 	if (addr_is_v4(&f->dst)) {
 		to.family = AF_INET;
 		to.ipv4_src = f->src.w[3];

@@ -58,22 +58,17 @@ static __always_inline int leave_wrapped(struct __sk_buff *skb, const struct flo
 	return bpf_redirect_neigh(way.ifindex, &next, sizeof(next), 0);
 }
 
-static __always_inline int encapsulate(struct __sk_buff *skb, const struct flow *f, const struct ipcache_entry *to, __u32 identity)
+/* Wrapped by the VXLAN device. */
+OWN_FUNCTION int leave_by_device(struct __sk_buff *skb, __u64 node_first, __u64 node_last, __u32 identity)
 {
 	struct bpf_tunnel_key key = { .tunnel_id = identity, .tunnel_ttl = OUTER_TTL };
+	struct addr node = addr_from_words(node_first, node_last);
 	__u64 flags = BPF_F_ZERO_CSUM_TX;
-	int verdict;
 
-	if (config.overlay_source && addr_is_v4(&to->tunnel)) {
-		verdict = leave_wrapped(skb, f, to->tunnel.w[3], identity);
-		if (likely(verdict != OK))
-			return verdict;
-	}
-
-	if (addr_is_v4(&to->tunnel)) {
-		key.remote_ipv4 = bpf_ntohl(to->tunnel.w[3]); /* host order, unlike remote_ipv6 */
+	if (addr_is_v4(&node)) {
+		key.remote_ipv4 = bpf_ntohl(node.w[3]); /* host order, unlike remote_ipv6 */
 	} else {
-		__builtin_memcpy(key.remote_ipv6, &to->tunnel, sizeof(to->tunnel));
+		__builtin_memcpy(key.remote_ipv6, &node, sizeof(node));
 		flags = BPF_F_TUNINFO_IPV6;
 	}
 	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags))
@@ -81,10 +76,22 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct flow 
 	show_target(skb, config.overlay_ifindex);
 	if (config.test) {
 		skb->cb[0] = identity;
-		skb->cb[1] = to->tunnel.w[0];
-		skb->cb[2] = to->tunnel.w[1];
-		skb->cb[3] = to->tunnel.w[2];
-		skb->cb[4] = to->tunnel.w[3];
+		skb->cb[1] = node.w[0];
+		skb->cb[2] = node.w[1];
+		skb->cb[3] = node.w[2];
+		skb->cb[4] = node.w[3];
 	}
 	return bpf_redirect(config.overlay_ifindex, 0);
+}
+
+static __always_inline int encapsulate(struct __sk_buff *skb, const struct flow *f, const struct ipcache_entry *to, __u32 identity)
+{
+	int verdict;
+
+	if (config.overlay_source && addr_is_v4(&to->tunnel)) {
+		verdict = leave_wrapped(skb, f, to->tunnel.w[3], identity);
+		if (likely(verdict != OK))
+			return verdict;
+	}
+	return leave_by_device(skb, first_words(&to->tunnel), last_words(&to->tunnel), identity);
 }

@@ -49,6 +49,14 @@ static __always_inline struct flow *new_flow(enum direction direction)
 	return f;
 }
 
+/* The packet's flow again, in a function of its own. */
+static __always_inline struct flow *this_flow(void)
+{
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&flows, &first);
+}
+
 /* The packet of which an ICMP error speaks, turned round, so that it reads as one that travels with the error. Its protocol is
  * 0 when nothing is known of it. To be asked for only when f->related; NULL as new_flow. */
 static __always_inline struct flow *quoted_flow(void)

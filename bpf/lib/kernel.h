@@ -14,6 +14,9 @@
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+/* A function that is not inlined, for what is rare: the verifier follows it once, whatever its callers know, and their own paths
+ * meet again behind it. Arguments are the context and numbers: Linux 5.10 takes no pointers. */
+#define OWN_FUNCTION __attribute__((noinline))
 #define PINNED __uint(pinning, LIBBPF_PIN_BY_NAME)
 #define ASSERT_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type " has another size in user space")
 

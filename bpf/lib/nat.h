@@ -52,39 +52,6 @@ static __always_inline bool node_uses(struct __sk_buff *skb, const struct nat_ke
 	return true;
 }
 
-/* A port for a new translation; `in` is left as the key that claims it. */
-static __always_inline bool claim_port(struct __sk_buff *skb, struct nat_key *in, const struct nat_entry *back, bool is_node)
-{
-	__be16 port = back->port;
-
-	/* SCTP's checksum covers its ports, and is too dear to compute here: it keeps its port or does not go. */
-	if (in->proto == IPPROTO_SCTP || (is_node && port_in_range(port))) {
-		in->dport = port;
-		if (!bpf_map_update_elem(&nat, in, back, BPF_NOEXIST))
-			return true;
-		if (in->proto == IPPROTO_SCTP)
-			return false;
-	}
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < SNAT_TRIES; i++) {
-		in->dport = !i && port_in_range(port) ? port : random_port();
-		if (!node_uses(skb, in) && !bpf_map_update_elem(&nat, in, back, BPF_NOEXIST))
-			return true;
-	}
-	return false;
-}
-
-static __always_inline int new_translation(struct __sk_buff *skb, const struct nat_key *out, const struct addr *to, bool is_node, struct nat_entry *result)
-{
-	struct nat_key in = { .src = out->dst, .dst = *to, .sport = out->dport, .proto = out->proto, .side = NAT_IN };
-	struct nat_entry back = { .addr = out->src, .port = out->sport, .expires = ticks() + config.ct_any };
-
-	if (!claim_port(skb, &in, &back, is_node))
-		return out->proto == IPPROTO_SCTP ? DROP_NAT_UNSUPPORTED_PROTOCOL : DROP_NAT_NO_MAPPING;
-	*result = (struct nat_entry){ .addr = *to, .port = in.dport, .expires = back.expires };
-	return bpf_map_update_elem(&nat, out, result, BPF_ANY) ? DROP_NAT_NO_MAPPING : OK;
-}
-
 static __always_inline void refresh_translation(struct nat_entry *entry)
 {
 	__u32 expires = ticks() + config.ct_any;
@@ -98,6 +65,68 @@ static __always_inline void nat_out_key(const struct flow *f, struct nat_key *ke
 	*key = (struct nat_key){ .src = f->src, .dst = f->dst, .sport = f->sport, .dport = f->dport, .proto = f->proto, .side = NAT_OUT };
 }
 
+/* The address that a packet of this family is masqueraded with on this device; false: none. */
+static __always_inline bool uplink_address(const struct __sk_buff *skb, struct addr *to)
+{
+	__u32 ifindex = skb->ifindex;
+	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
+
+	if (!uplink)
+		return false;
+	*to = skb->protocol == bpf_htons(ETH_P_IP) ? uplink->v4 : uplink->v6;
+	return to->w[0] || to->w[3];
+}
+
+#define PORT_TAKEN 1
+
+/* Translates this packet to its uplink's address and a port, unless another translation has it, or the node where `may_be_its`. */
+OWN_FUNCTION int take_port(struct __sk_buff *skb, __u32 port, int may_be_its)
+{
+	struct nat_key key = { .side = NAT_IN };
+	struct flow *f = this_flow();
+	struct nat_entry entry = {};
+
+	if (!f || !uplink_address(skb, &key.dst))
+		return DROP_NAT_NO_MAPPING;
+	key.src = f->dst;
+	key.sport = f->dport;
+	key.dport = port;
+	key.proto = f->proto;
+	entry.addr = f->src;
+	entry.port = f->sport;
+	entry.expires = ticks() + config.ct_any;
+	if ((may_be_its && node_uses(skb, &key)) || bpf_map_update_elem(&nat, &key, &entry, BPF_NOEXIST))
+		return PORT_TAKEN;
+	entry.addr = key.dst;
+	entry.port = key.dport;
+	nat_out_key(f, &key);
+	return bpf_map_update_elem(&nat, &key, &entry, BPF_ANY) ? DROP_NAT_NO_MAPPING : OK;
+}
+
+OWN_FUNCTION int new_translation(struct __sk_buff *skb, int is_node)
+{
+	struct flow *f = this_flow();
+	int verdict;
+
+	if (!f)
+		return DROP_NAT_NO_MAPPING;
+	/* SCTP's checksum covers its ports, and is too dear to compute here: it keeps its port or does not go. */
+	if (f->proto == IPPROTO_SCTP || (is_node && port_in_range(f->sport))) {
+		verdict = take_port(skb, f->sport, false);
+		if (verdict != PORT_TAKEN)
+			return verdict;
+		if (f->proto == IPPROTO_SCTP)
+			return DROP_NAT_UNSUPPORTED_PROTOCOL;
+	}
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < SNAT_TRIES; i++) {
+		verdict = take_port(skb, !i && port_in_range(f->sport) ? f->sport : random_port(), true);
+		if (verdict != PORT_TAKEN)
+			return verdict;
+	}
+	return DROP_NAT_NO_MAPPING;
+}
+
 static __always_inline int masquerade(struct __sk_buff *skb, const struct flow *f, const struct addr *to, bool is_node)
 {
 	struct nat_entry *known, translation;
@@ -106,17 +135,20 @@ static __always_inline int masquerade(struct __sk_buff *skb, const struct flow *
 
 	nat_out_key(f, &key);
 	known = bpf_map_lookup_elem(&nat, &key);
-	if (known && addr_equal(&known->addr, to)) {
+	if (likely(known && addr_equal(&known->addr, to))) {
 		refresh_translation(known);
-		translation = *known;
 	} else {
-		verdict = new_translation(skb, &key, to, is_node, &translation);
+		verdict = new_translation(skb, is_node);
 		if (verdict != OK)
 			return verdict;
+		known = bpf_map_lookup_elem(&nat, &key);
+		if (!known)
+			return DROP_NAT_NO_MAPPING;
 	}
+	translation = *known;
 	if (is_node && translation.port == f->sport)
 		return OK;
-	return rewrite_end(skb, f, SOURCE, &translation.addr, translation.port);
+	return rewrite_end(skb, SOURCE, &translation.addr, translation.port);
 }
 
 /* A pod's ICMP error about a packet that came to it by a translation. Others leave as they are. */
@@ -133,7 +165,7 @@ static __always_inline int masquerade_error(struct __sk_buff *skb, struct flow *
 	if (!known)
 		return OK;
 	translation = *known;
-	return rewrite_error(skb, f, quoted, SOURCE, &translation.addr, translation.port);
+	return rewrite_error(skb, SOURCE, &translation.addr, translation.port);
 }
 
 static __always_inline struct nat_entry *find_way_back(const struct flow *f)
@@ -159,9 +191,9 @@ static __always_inline int unmasquerade(struct __sk_buff *skb, struct flow *f)
 	if (addr_equal(&back.addr, &f->dst) && back.port == about->dport)
 		return OK;
 	if (f->related)
-		return rewrite_error(skb, f, about, DESTINATION, &back.addr, back.port);
+		return rewrite_error(skb, DESTINATION, &back.addr, back.port);
 	refresh_translation(known);
-	verdict = rewrite_end(skb, f, DESTINATION, &back.addr, back.port);
+	verdict = rewrite_end(skb, DESTINATION, &back.addr, back.port);
 	f->dst = back.addr;
 	f->dport = back.port;
 	return verdict;

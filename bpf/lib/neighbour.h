@@ -59,6 +59,19 @@ struct aligned_frame {
 	struct advertisement_frame frame;
 } __attribute__((aligned(8)));
 
+/* One after the other. Not on the stack, which has 512 bytes for all functions that are in each other. */
+union nd_room {
+	__u8 asked[ND_MESSAGE_MAX];
+	struct aligned_frame reply;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, union nd_room);
+	__uint(max_entries, 1);
+} nd_rooms SEC(".maps");
+
 struct nd_pseudo {
 	struct addr src, dst;
 	__be32 len, next;
@@ -87,7 +100,7 @@ static __always_inline int send_back(struct __sk_buff *skb, struct l2_responder 
 }
 
 /* The answer's verdict, or OK when there is none. */
-static __always_inline int answer_arp(struct __sk_buff *skb)
+OWN_FUNCTION int answer_arp(struct __sk_buff *skb)
 {
 	struct arp_frame *asked = header_at(skb, 0, sizeof(*asked)), reply = {};
 	struct l2_responder *as;
@@ -147,18 +160,18 @@ static __always_inline __s64 nd_sum(const struct addr *src, const struct addr *d
 }
 
 /* RFC 4861 7.1.1, but for what the caller has checked: the checksum, and options that fill the message. */
-static __always_inline bool is_valid_solicitation(struct __sk_buff *skb, const struct flow *f, __u32 len)
+static __always_inline bool is_valid_solicitation(struct __sk_buff *skb, const struct flow *f, __u32 len, __u8 *message)
 {
-	__u8 message[ND_MESSAGE_MAX] = {};
 	bool is_probe = is_unspecified(&f->src);
 	__u32 end = sizeof(struct nd_message);
 
-	if (len < sizeof(struct nd_message) || len > sizeof(message) || len & 7)
+	if (len < sizeof(struct nd_message) || len > ND_MESSAGE_MAX || len & 7)
 		return false;
-	if (bpf_skb_load_bytes(skb, f->l4, message, len) || nd_sum(&f->src, &f->dst, len, message, sizeof(message)) != 0xffff)
+	__builtin_memset(message, 0, ND_MESSAGE_MAX);
+	if (bpf_skb_load_bytes(skb, f->l4, message, len) || nd_sum(&f->src, &f->dst, len, message, ND_MESSAGE_MAX) != 0xffff)
 		return false;
 #pragma unroll
-	for (__u32 at = sizeof(struct nd_message); at < sizeof(message); at += 8) {
+	for (__u32 at = sizeof(struct nd_message); at < ND_MESSAGE_MAX; at += 8) {
 		if (at != end || at == len)
 			continue;
 		if (!message[at + 1] || (is_probe && message[at] == ND_SOURCE_MAC))
@@ -169,11 +182,10 @@ static __always_inline bool is_valid_solicitation(struct __sk_buff *skb, const s
 }
 
 /* To who asked; a probe for a duplicate (RFC 4862) is answered to everybody. */
-static __always_inline int advertise(struct __sk_buff *skb, const struct flow *f, const struct addr *target, const __u8 *asker, struct l2_responder *as)
+static __always_inline int advertise(struct __sk_buff *skb, const struct flow *f, const struct addr *target, const __u8 *asker, struct l2_responder *as,
+				     struct advertisement_frame *reply)
 {
 	bool is_probe = is_unspecified(&f->src);
-	struct aligned_frame room = {};
-	struct advertisement_frame *reply = &room.frame;
 	struct advertisement *a = &reply->advertisement;
 	struct addr to = { { bpf_htonl(0xff020000), 0, 0, bpf_htonl(1) } };
 	__u8 everybody[ETH_ALEN] = { 0x33, 0x33, 0, 0, 0, 1 };
@@ -181,6 +193,7 @@ static __always_inline int advertise(struct __sk_buff *skb, const struct flow *f
 
 	if (!is_probe)
 		to = f->src;
+	__builtin_memset(reply, 0, sizeof(*reply));
 	__builtin_memcpy(reply->eth.h_dest, is_probe ? everybody : asker, ETH_ALEN);
 	__builtin_memcpy(reply->eth.h_source, as->mac, ETH_ALEN);
 	reply->eth.h_proto = bpf_htons(ETH_P_IPV6);
@@ -206,14 +219,19 @@ static __always_inline int advertise(struct __sk_buff *skb, const struct flow *f
 }
 
 /* The answer's verdict, or OK when there is none. */
-static __always_inline int answer_solicitation(struct __sk_buff *skb, const struct flow *f)
+OWN_FUNCTION int answer_solicitation(struct __sk_buff *skb)
 {
+	const struct flow *f = this_flow();
 	struct { struct ethhdr eth; struct ipv6hdr ip; struct nd_message message; } __attribute__((packed)) *asked;
 	struct l2_responder *as;
+	union nd_room *room;
+	__u32 first = 0;
 	struct addr target;
 	__u8 asker[ETH_ALEN];
 	__u32 len;
 
+	if (!f)
+		return OK;
 	asked = header_at(skb, 0, sizeof(*asked));
 	if (!asked || asked->ip.hop_limit != ND_HOP_LIMIT || asked->message.code)
 		return OK;
@@ -225,7 +243,8 @@ static __always_inline int answer_solicitation(struct __sk_buff *skb, const stru
 	if (addr_is_v4(&target)) /* would read as an IPv4 address here */
 		return OK;
 	as = find_responder(skb, &target);
-	if (!as || !is_valid_solicitation(skb, f, len))
+	room = bpf_map_lookup_elem(&nd_rooms, &first);
+	if (!as || !room || !is_valid_solicitation(skb, f, len, room->asked))
 		return OK;
-	return advertise(skb, f, &target, asker, as);
+	return advertise(skb, f, &target, asker, as, &room->reply.frame);
 }

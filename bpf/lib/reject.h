@@ -110,9 +110,10 @@ static __always_inline bool make_unreachable(struct __sk_buff *skb, const struct
 	       !bpf_skb_store_bytes(skb, ETH_HLEN + ip_len, &error, sizeof(error.start), 0);
 }
 
-/* Drops the packet; true when it has become the answer to its sender. */
-static __always_inline bool reject(struct __sk_buff *skb, const struct flow *f)
+/* For a dropped packet; true when it has become the answer to its sender. */
+OWN_FUNCTION int reject(struct __sk_buff *skb)
 {
-	drop(skb, f, DROP_NO_BACKEND);
-	return config.reject_no_backend && make_unreachable(skb, f);
+	struct flow *f = this_flow();
+
+	return config.reject_no_backend && f && make_unreachable(skb, f);
 }

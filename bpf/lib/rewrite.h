@@ -53,7 +53,7 @@ static __always_inline bool fix_address_checksum(struct __sk_buff *skb, __u32 at
 	return difference >= 0 && !bpf_l4_csum_replace(skb, at, 0, difference, flags);
 }
 
-static __always_inline int rewrite_end(struct __sk_buff *skb, const struct flow *f, enum which_end which, const struct addr *to, __be16 port)
+static __always_inline int rewrite_flow(struct __sk_buff *skb, const struct flow *f, enum which_end which, const struct addr *to, __be16 port)
 {
 	const struct addr *from = which == SOURCE ? &f->src : &f->dst;
 	__be16 old_port = which == SOURCE ? f->sport : f->dport;
@@ -74,11 +74,27 @@ static __always_inline int rewrite_end(struct __sk_buff *skb, const struct flow 
 	return OK;
 }
 
+OWN_FUNCTION int rewrite_end_words(struct __sk_buff *skb, __u32 which, __u64 first, __u64 second, __u32 port)
+{
+	struct addr to = addr_from_words(first, second);
+	struct flow *f = this_flow();
+
+	if (!f)
+		return DROP_INVALID;
+	return which == SOURCE ? rewrite_flow(skb, f, SOURCE, &to, port) : rewrite_flow(skb, f, DESTINATION, &to, port);
+}
+
+/* One end of this packet. Its flow stays as it is. */
+static __always_inline int rewrite_end(struct __sk_buff *skb, enum which_end which, const struct addr *to, __be16 port)
+{
+	return rewrite_end_words(skb, which, first_words(to), last_words(to), port);
+}
+
 /* An ICMP error: the end of the packet that it quotes, which is there on the other side, and its own when that is the same one:
  * a router's error keeps the router's address. The flows of both are changed too. The quoted packet's own L4 checksum stays as
  * it was: nobody looks at it, and often it is cut off. */
-static __always_inline int rewrite_error(struct __sk_buff *skb, struct flow *f, struct flow *quoted, enum which_end which,
-					 const struct addr *to, __be16 port)
+static __always_inline int rewrite_quoting(struct __sk_buff *skb, struct flow *f, struct flow *quoted, enum which_end which,
+					   const struct addr *to, __be16 port)
 {
 	struct addr *from = which == SOURCE ? &f->src : &f->dst;
 	struct addr *inner_from = which == SOURCE ? &quoted->src : &quoted->dst;
@@ -106,4 +122,17 @@ static __always_inline int rewrite_error(struct __sk_buff *skb, struct flow *f, 
 	    bpf_skb_store_bytes(skb, quoted->l4 + port_offset(quoted->proto, inner), &port, sizeof(port), 0))
 		return DROP_WRITE_ERROR;
 	return OK;
+}
+
+OWN_FUNCTION int rewrite_error_words(struct __sk_buff *skb, __u32 which, __u64 first, __u64 second, __u32 port)
+{
+	struct addr to = addr_from_words(first, second);
+	struct flow *f = this_flow(), *quoted = quoted_flow();
+
+	return f && quoted ? rewrite_quoting(skb, f, quoted, which, &to, port) : DROP_INVALID;
+}
+
+static __always_inline int rewrite_error(struct __sk_buff *skb, enum which_end which, const struct addr *to, __be16 port)
+{
+	return rewrite_error_words(skb, which, first_words(to), last_words(to), port);
 }

@@ -27,10 +27,14 @@ static __always_inline void count_drop(const struct __sk_buff *skb, const struct
 	}
 }
 
-static __always_inline int drop(const struct __sk_buff *skb, const struct flow *f, int verdict)
+/* Of the packet whose flow is this CPU's. */
+OWN_FUNCTION int drop(struct __sk_buff *skb, int verdict)
 {
+	struct flow *f = this_flow();
 	struct event *e;
 
+	if (!f)
+		return TC_ACT_SHOT;
 	count_drop(skb, f, -verdict);
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (e) { /* full: the counters still tell */
@@ -46,10 +50,10 @@ static __always_inline int drop(const struct __sk_buff *skb, const struct flow *
 }
 
 /* Ends every program: verdicts below zero are drops, others are TC actions. */
-static __always_inline int finish(const struct __sk_buff *skb, const struct flow *f, int verdict)
+static __always_inline int finish(struct __sk_buff *skb, const struct flow *f, int verdict)
 {
 	if (unlikely(verdict < 0))
-		return drop(skb, f, verdict);
+		return drop(skb, verdict);
 	count_forwarded(skb, f->direction);
 	return verdict;
 }

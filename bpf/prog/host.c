@@ -59,18 +59,6 @@ static __always_inline bool is_overlay(const struct __sk_buff *skb)
 	return v6 && skb->protocol == bpf_htons(ETH_P_IPV6) && v6->ip.nexthdr == IPPROTO_UDP && v6->ports.dst == config.tunnel_port;
 }
 
-/* The address that a packet of this family is masqueraded with on this device; false: none. */
-static __always_inline bool uplink_address(const struct __sk_buff *skb, const struct flow *f, struct addr *to)
-{
-	__u32 ifindex = skb->ifindex;
-	struct uplink *uplink = bpf_map_lookup_elem(&uplinks, &ifindex);
-
-	if (!uplink)
-		return false;
-	*to = skb->protocol == bpf_htons(ETH_P_IP) ? uplink->v4 : uplink->v6;
-	return to->w[0] || to->w[3];
-}
-
 static __always_inline bool masquerades(const struct __sk_buff *skb)
 {
 	return skb->protocol == bpf_htons(ETH_P_IP) ? config.masquerade_ipv4 : config.masquerade_ipv6;
@@ -114,11 +102,11 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, __b
 	from = bpf_map_lookup_elem(&endpoints, &f->src);
 	verdict = parse_transport(skb, f, fragment_id);
 	if (!from && verdict == OK && (can_be_balanced(f) || f->related)) {
-		verdict = restore_source(skb, f);
+		verdict = restore_source(skb);
 		if (verdict != OK || f->balanced)
 			return verdict;
 	}
-	if (!masquerades(skb) || !uplink_address(skb, f, &to) || (!from && !addr_equal(&f->src, &to)))
+	if (!masquerades(skb) || !uplink_address(skb, &to) || (!from && !addr_equal(&f->src, &to)))
 		return TC_ACT_OK;
 	if (from)
 		return verdict == OK ? leave_as_pod(skb, f, from, &to) : verdict;
@@ -142,7 +130,7 @@ int to_netdev(struct __sk_buff *skb)
 	if (!make_linear(skb) || parse_ip(skb, ETH_HLEN, f, &fragment_id) != OK)
 		return TC_ACT_OK;
 	verdict = leave_node(skb, f, fragment_id);
-	return verdict < 0 ? drop(skb, f, verdict) : verdict;
+	return verdict < 0 ? drop(skb, verdict) : verdict;
 }
 
 /* A pod behind the overlay does not speak to us beside it: the source is forged. */
@@ -159,9 +147,9 @@ static __always_inline int check_outside(struct flow *f, const struct endpoint *
 /* The answer of a backend on another node. */
 static __always_inline int answer_client(struct __sk_buff *skb, struct flow *f)
 {
-	int verdict = restore_source(skb, f);
+	int verdict = restore_source(skb);
 
-	return verdict == OK && f->balanced ? leave_towards(skb, f) : verdict;
+	return verdict == OK && f->balanced ? leave_towards(skb) : verdict;
 }
 
 static __always_inline int answer_pod(struct __sk_buff *skb, struct flow *f)
@@ -175,7 +163,7 @@ static __always_inline int answer_pod(struct __sk_buff *skb, struct flow *f)
 	if (verdict == OK)
 		verdict = authorise(f, end_of(NULL), end_of(to), false);
 	if (verdict == OK && answers_service(f))
-		verdict = restore_source(skb, f);
+		verdict = restore_source(skb);
 	return verdict == OK ? deliver_locally(skb, to) : verdict;
 }
 
@@ -214,7 +202,7 @@ static __always_inline int pass_on(struct __sk_buff *skb, struct flow *f, const 
 		to = *known;
 	if (to.identity == IDENTITY_HOST)
 		return TC_ACT_OK;
-	if (!uplink_address(skb, f, &own))
+	if (!uplink_address(skb, &own))
 		return DROP_NAT_NO_MAPPING;
 	verdict = f->related ? masquerade_error(skb, f) : masquerade(skb, f, &own, false);
 	if (verdict != OK)
@@ -225,7 +213,7 @@ static __always_inline int pass_on(struct __sk_buff *skb, struct flow *f, const 
 		return encapsulate(skb, f, &to, f->src_id);
 	if (!f->related)
 		f->src = own;
-	return leave_towards(skb, f);
+	return leave_towards(skb);
 }
 
 /* What a client outside sends to a service; OK without f->balanced when it is to none. */
@@ -249,7 +237,7 @@ static __always_inline int choose_for_outside(struct __sk_buff *skb, struct flow
 		return DROP_CLUSTER_ADDRESS;
 	if (!may_use(f, service))
 		return DROP_SOURCE_RANGE;
-	return balance(skb, f, service, external_set(service));
+	return balance(skb, f, service, true);
 }
 
 static __always_inline int serve(struct __sk_buff *skb, struct flow *f)
@@ -280,7 +268,7 @@ static __always_inline int enter_node(struct __sk_buff *skb, struct flow *f, __b
 
 	is_parsed = parse_transport(skb, f, fragment_id) == OK;
 	if (config.l2_announcements && unlikely(!is_parsed) && is_solicitation(skb, f)) {
-		verdict = answer_solicitation(skb, f);
+		verdict = answer_solicitation(skb);
 		if (verdict != OK)
 			return verdict;
 	}
@@ -289,7 +277,7 @@ static __always_inline int enter_node(struct __sk_buff *skb, struct flow *f, __b
 		if (verdict != OK || f->balanced)
 			return verdict;
 	}
-	if (!uplink_address(skb, f, &own) || !addr_equal(&f->dst, &own)) {
+	if (!uplink_address(skb, &own) || !addr_equal(&f->dst, &own)) {
 		to = bpf_map_lookup_elem(&endpoints, &f->dst);
 		return to ? check_outside(f, to) : TC_ACT_OK;
 	}
@@ -350,9 +338,11 @@ int from_netdev(struct __sk_buff *skb)
 		verdict = opaque(enter_node(skb, f, fragment_id));
 	else
 		verdict = config.l2_announcements && skb->protocol == bpf_htons(ETH_P_ARP) ? answer_arp(skb) : TC_ACT_OK;
-	if (verdict == DROP_NO_BACKEND)
-		return reject(skb, f) ? bpf_redirect(skb->ifindex, 0) : TC_ACT_SHOT;
-	return verdict < 0 ? drop(skb, f, verdict) : verdict;
+	if (verdict == DROP_NO_BACKEND) {
+		drop(skb, verdict);
+		return reject(skb) ? bpf_redirect(skb->ifindex, 0) : TC_ACT_SHOT;
+	}
+	return verdict < 0 ? drop(skb, verdict) : verdict;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

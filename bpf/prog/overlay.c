@@ -18,8 +18,8 @@ static __always_inline int enter_host(struct __sk_buff *skb, struct flow *f)
 	verdict = unmasquerade(skb, f);
 	if (verdict != OK || addr_equal(&f->dst, &to))
 		return verdict;
-	verdict = restore_source(skb, f);
-	return verdict == OK && (f->balanced || f->related) ? leave_towards(skb, f) : verdict;
+	verdict = restore_source(skb);
+	return verdict == OK && (f->balanced || f->related) ? leave_towards(skb) : verdict;
 }
 
 static __always_inline int leave_overlay(struct __sk_buff *skb, struct flow *f)

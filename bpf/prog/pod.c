@@ -60,11 +60,11 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, str
 		return verdict;
 	f->direction = EGRESS;
 	if (unlikely(answers_service(f))) {
-		verdict = restore_source(skb, f);
+		verdict = restore_source(skb);
 		if (verdict != OK)
 			return verdict;
 		if (f->balanced && !goes_by_overlay(&to->entry, f))
-			return leave_towards(skb, f);
+			return leave_towards(skb);
 	}
 	return goes_by_overlay(&to->entry, f) ? encapsulate(skb, f, &to->entry, f->src_id) : TC_ACT_OK;
 }
@@ -79,7 +79,7 @@ static __always_inline int stay_on_node(struct __sk_buff *skb, struct flow *f, s
 		return verdict;
 	f->direction = EGRESS;
 	if (unlikely(answers_service(f)))
-		verdict = restore_source(skb, f);
+		verdict = restore_source(skb);
 	return verdict == OK ? deliver_locally(skb, to) : verdict;
 }
 
@@ -94,14 +94,14 @@ static __always_inline int balance_pod(struct __sk_buff *skb, struct flow *f)
 	if (!can_be_balanced(f))
 		return OK;
 	service = find_service(&key, false);
-	return service ? balance(skb, f, service, internal_set(service)) : OK;
+	return service ? balance(skb, f, service, false) : OK;
 }
 
 /* A service has led the pod to itself. No policy applies to what never leaves it. */
 static __always_inline int reach_itself(struct __sk_buff *skb, struct flow *f, const struct endpoint *self)
 {
 	struct addr seen = service_loopback(&f->src);
-	int verdict = rewrite_end(skb, f, SOURCE, &seen, f->sport);
+	int verdict = rewrite_end(skb, SOURCE, &seen, f->sport);
 
 	return verdict == OK ? deliver_locally(skb, self) : verdict;
 }
@@ -110,13 +110,13 @@ static __always_inline int answer_itself(struct __sk_buff *skb, struct flow *f, 
 {
 	struct flow *quoted = quoted_flow();
 	struct addr own = f->src;
-	int verdict = restore_source(skb, f);
+	int verdict = restore_source(skb);
 
 	if (verdict == OK && (!f->balanced || !quoted))
 		return DROP_UNROUTABLE;
 	if (verdict == OK && quoted)
-		verdict = f->related ? rewrite_error(skb, f, quoted, DESTINATION, &own, quoted->dport)
-				     : rewrite_end(skb, f, DESTINATION, &own, f->dport);
+		verdict = f->related ? rewrite_error(skb, DESTINATION, &own, quoted->dport)
+				     : rewrite_end(skb, DESTINATION, &own, f->dport);
 	return verdict == OK ? deliver_locally(skb, self) : verdict;
 }
 
@@ -166,8 +166,10 @@ int from_container(struct __sk_buff *skb)
 	if (verdict == OK)
 		verdict = leave_container(skb, f);
 	verdict = opaque(verdict);
-	if (unlikely(verdict == DROP_NO_BACKEND))
-		return reject(skb, f) ? bpf_redirect_peer(skb->ifindex, 0) : TC_ACT_SHOT;
+	if (unlikely(verdict == DROP_NO_BACKEND)) {
+		drop(skb, verdict);
+		return reject(skb) ? bpf_redirect_peer(skb->ifindex, 0) : TC_ACT_SHOT;
+	}
 	return finish(skb, f, verdict);
 }
 
@@ -182,7 +184,7 @@ static __always_inline int enter_container(struct __sk_buff *skb, struct flow *f
 	f->src_id = identity_of(&f->src);
 	f->endpoint = to->id;
 	verdict = authorise(f, end_of(NULL), end_of(to), false);
-	return verdict == OK && answers_service(f) ? restore_source(skb, f) : verdict;
+	return verdict == OK && answers_service(f) ? restore_source(skb) : verdict;
 }
 
 SEC("tc/to_container")

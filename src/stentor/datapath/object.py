@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from stentor.datapath.errors import StaleObject, VerifierError
+from stentor.datapath.link import Linked, link
 from stentor.sys.bpf import (
     F_RDONLY_PROG,
     AttachType,
@@ -22,7 +23,7 @@ from stentor.sys.bpf import (
     load_btf,
     load_program,
 )
-from stentor.sys.btf import Btf, MapDefinition, finish_btf, line_info
+from stentor.sys.btf import FUNCTIONS, LINES, Btf, InfoRecords, MapDefinition, finish_btf, info
 from stentor.sys.elf import EXECUTABLE, read_elf
 
 OBJECTS: Final = Path(__file__).parent / "objects"
@@ -83,6 +84,7 @@ class Object:
         self.elf = read_elf(self.raw)
         self.btf = Btf(finish_btf(self.elf))
         self._rodata = self.elf.number(".rodata")
+        self._linked: dict[str, Linked] = {}
 
     @property
     def hash(self) -> str:
@@ -123,6 +125,26 @@ class Object:
         }
         return tuple(symbol.name for symbol in self.elf.symbols if symbol.section in code and symbol.size)
 
+    def linked(self, name: str) -> Linked:
+        """A program with the functions that it calls."""
+        if name not in self._linked:
+            self._linked[name] = link(self.elf, name)
+        return self._linked[name]
+
+    def infos(self, name: str) -> tuple[bytes, bytes]:
+        """A program's bpf_func_info and bpf_line_info. By the first the kernel verifies global functions once, for all their
+        callers; the second puts source lines into the verifier's log."""
+        linked = self.linked(name)
+        return linked.records(self.elf, self._functions), linked.records(self.elf, self._lines)
+
+    @cached_property
+    def _functions(self) -> InfoRecords:
+        return info(self.elf, self.btf, FUNCTIONS)
+
+    @cached_property
+    def _lines(self) -> InfoRecords:
+        return info(self.elf, self.btf, LINES)
+
     def load(self, config: bytes, maps: Mapping[str, Map]) -> LoadedObject:
         """An object bound to a configuration and to maps; programs load when asked for."""
         return LoadedObject(self, config, maps)
@@ -135,14 +157,14 @@ class LoadedObject:
         self.source = source
         self.maps = {**maps, **{name: Map.create(source.map_spec(name), name) for name in source.private}}
         self.statistics: dict[str, str] = {}
-        self._btf_fd, self._lines = self._load_types()
+        self._btf_fd = self._load_types()
         self._config = self._freeze(config)
 
-    def _load_types(self) -> tuple[int, dict[str, bytes]]:
+    def _load_types(self) -> int:
         try:
-            return load_btf(self.source.btf.blob), line_info(self.source.elf, self.source.btf)
-        except OSError:  # a kernel that lacks some kind of type: only the log's source lines are lost
-            return 0, {}
+            return load_btf(self.source.btf.blob)
+        except OSError:  # a kernel that lacks some kind of type: only the log's source lines are lost, and time
+            return 0
 
     def _freeze(self, config: bytes) -> Map:
         data = bytearray(self.source.elf.data(".rodata"))
@@ -157,18 +179,11 @@ class LoadedObject:
 
     def program(self, name: str) -> int:
         """Load a program; its fd. VerifierError when the kernel refuses it."""
-        elf = self.source.elf
-        number = next(s.section for s in elf.symbols if s.name == name and elf.sections[s.section].flags & EXECUTABLE)
-        section = elf.sections[number]
-        kind, attach = program_kind(section.name) or (ProgramType.SCHED_CLS, 0)
+        elf, linked = self.source.elf, self.source.linked(name)
+        kind, attach = program_kind(elf.sections[linked.functions[0][1].section].name) or (ProgramType.SCHED_CLS, 0)
+        functions, lines = self.source.infos(name) if self._btf_fd else (b"", b"")
         spec = ProgramSpec(
-            name,
-            kind,
-            self._relocate(number),
-            elf.data("license"),
-            self._btf_fd,
-            self._lines.get(section.name, b""),
-            attach,
+            name, kind, self._relocate(linked), elf.data("license"), self._btf_fd, functions, lines, attach
         )
         log = bytearray(_LOG_BYTES)
         try:
@@ -188,10 +203,10 @@ class LoadedObject:
         except OSError as e:
             raise VerifierError(spec.name, e.errno or 0, _text(log)) from e
 
-    def _relocate(self, number: int) -> bytes:
-        elf, rodata = self.source.elf, self.source._rodata
-        code = bytearray(elf.sections[number].data)
-        for at, symbol in elf.relocations(number):
+    def _relocate(self, linked: Linked) -> bytes:
+        rodata = self.source._rodata
+        code = bytearray(linked.code)
+        for at, symbol in linked.data:
             if symbol.section == rodata:  # ld_imm64 of a map's value: the fd, then the offset into .rodata
                 struct.pack_into("<I", code, at + 12, symbol.value + struct.unpack_from("<I", code, at + 4)[0])
                 pseudo, fd = _PSEUDO_MAP_VALUE, self._config.fd

@@ -296,14 +296,15 @@ def _run_batches(
 
 
 class ProgramSpec(msgspec.Struct, frozen=True):
-    """A program ready to load: instructions with map fds in place. ``lines`` are bpf_line_info records of ``btf_fd``;
-    ``attach`` is the hook that programs of some types are verified for."""
+    """A program ready to load: instructions with map fds in place. ``functions`` and ``lines`` are bpf_func_info
+    and bpf_line_info records of ``btf_fd``; ``attach`` is the hook that programs of some types are verified for."""
 
     name: str
     type: ProgramType
     code: bytes
     license: bytes
     btf_fd: int = 0
+    functions: bytes = b""
     lines: bytes = b""
     attach: int = 0
 
@@ -312,7 +313,8 @@ def load_program(spec: ProgramSpec, log_level: int, log: bytearray) -> int:
     """BPF_PROG_LOAD; the fd. ``log`` receives the verifier's text, zero-terminated."""
     attr = struct.pack(
         "<IIQQIIQII16sIIIIQIIQIIIIQ", spec.type, len(spec.code) // 8, address_in(spec.code), address_in(spec.license),
-        log_level, len(log), address_out(log), 0, 0, spec.name.encode()[:NAME_BYTES], 0, spec.attach, spec.btf_fd, 0, 0, 0,
+        log_level, len(log), address_out(log), 0, 0, spec.name.encode()[:NAME_BYTES], 0, spec.attach, spec.btf_fd,
+        8 if spec.functions else 0, address_in(spec.functions), len(spec.functions) // 8,
         16 if spec.lines else 0, address_in(spec.lines), len(spec.lines) // 16, 0, 0, 0, 0,
     )  # fmt: skip
     return bpf(Command.PROG_LOAD, attr)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -135,16 +135,30 @@ def finish_btf(elf: Elf) -> bytes:
     return bytes(blob)
 
 
-def line_info(elf: Elf, btf: Btf) -> dict[str, bytes]:
-    """bpf_line_info records by program section, in instructions: they put source lines into the verifier's log."""
+InfoRecords: TypeAlias = Mapping[str, tuple[tuple[int, ...], ...]]
+
+
+class InfoKind(msgspec.Struct, frozen=True):
+    """A part of ``.BTF.ext``: where the header tells its place, and how long a record is in words of four bytes."""
+
+    header: int
+    words: int
+
+
+FUNCTIONS: Final = InfoKind(8, 2)
+LINES: Final = InfoKind(16, 4)
+
+
+def info(elf: Elf, btf: Btf, kind: InfoKind) -> InfoRecords:
+    """Records of ``.BTF.ext`` by section; each begins with where in its section it belongs, in bytes."""
     ext = elf.data(".BTF.ext")
     if not ext:
         return {}
-    head, offset, size = struct.unpack_from("<I", ext, 4)[0], *struct.unpack_from("<II", ext, 16)
-    at, end, lines = head + offset + 4, head + offset + size, {}
+    head, offset, size = struct.unpack_from("<I", ext, 4)[0], *struct.unpack_from("<II", ext, kind.header)
+    at, end, found = head + offset + 4, head + offset + size, {}
     while at < end:
         name, count = struct.unpack_from("<II", ext, at)
-        records = struct.iter_unpack("<4I", ext[at + 8 : at + 8 + 16 * count])
-        lines[btf.text(name)] = b"".join(struct.pack("<4I", record[0] // 8, *record[1:]) for record in records)
-        at += 8 + 16 * count
-    return lines
+        rows = 4 * kind.words * count
+        found[btf.text(name)] = tuple(struct.iter_unpack(f"<{kind.words}I", ext[at + 8 : at + 8 + rows]))
+        at += 8 + rows
+    return found

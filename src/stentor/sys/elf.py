@@ -1,6 +1,6 @@
 """Reads the BPF object files that clang writes: sections, symbols, relocations. Pure: bytes in, values out.
 
-Little-endian ELF64 with a symbol table, and no more than the objects of ``bpf/`` need: no CO-RE, no calls between functions.
+Little-endian ELF64 with a symbol table, and no more than the objects of ``bpf/`` need: no CO-RE.
 """
 
 from __future__ import annotations
