@@ -21,7 +21,7 @@ def main() -> int:
         maps = {name: Map.create(found.map_spec(name), name) for name in found.definitions}
         loaded = found.load(config, maps)
         for name in found.programs:
-            size = len(found.linked(name).code) // 8
+            size = len(found.linked[name].code) // 8
             loaded.program(name)
             match = PATTERN.search(loaded.statistics[name])
             usec, stack, processed = match.groups() if match else ("0", "?", "?")

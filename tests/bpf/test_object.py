@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from datapaths.bench import Bench
 from stentor.datapath.config import DatapathConfig, ticks_of
 from stentor.datapath.errors import StaleObject, VerifierError
-from stentor.datapath.link import CALL, link
+from stentor.datapath.link import CALL
 from stentor.datapath.object import OBJECTS, SOURCES, Object, read_objects, source_hash
 from stentor.sys.elf import read_elf
 
@@ -80,10 +80,10 @@ def test_programs_load_without_the_coarse_clock(bench: Bench) -> None:
 @pytest.mark.parametrize("name", ["from_container", "from_netdev"])
 def test_a_program_brings_the_functions_that_it_calls(name: str) -> None:
     found = next(each for each in read_objects().values() if name in each.programs)
-    linked = link(found.elf, name)
+    linked = found.linked[name]
     starts = {at for at, _ in linked.functions}
     calls = [at for at in range(0, len(linked.code), 8) if linked.code[at : at + 2] == bytes((CALL, LOCAL_CALL))]
     assert linked.functions[0][1].name == name
     assert {at + 8 + 8 * struct.unpack_from("<i", linked.code, at + 4)[0] for at in calls} == starts - {0}
-    rows = list(struct.iter_unpack("<II", found.infos(name)[0]))
+    rows = list(struct.iter_unpack("<II", found.infos[name][0]))
     assert [8 * at for at, _type in rows] == [at for at, _ in linked.functions]

@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 def warm_up() -> None:
     """What a parent that forks agents may do once for all of them."""
     with contextlib.suppress(StaleObject):  # the agent tells it
-        read_objects()
+        for found in read_objects().values():
+            found.prepare()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

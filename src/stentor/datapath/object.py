@@ -23,7 +23,7 @@ from stentor.sys.bpf import (
     load_btf,
     load_program,
 )
-from stentor.sys.btf import FUNCTIONS, LINES, Btf, InfoRecords, MapDefinition, finish_btf, info
+from stentor.sys.btf import FUNCTIONS, LINES, Btf, MapDefinition, finish_btf, info
 from stentor.sys.elf import EXECUTABLE, read_elf
 
 OBJECTS: Final = Path(__file__).parent / "objects"
@@ -84,7 +84,6 @@ class Object:
         self.elf = read_elf(self.raw)
         self.btf = Btf(finish_btf(self.elf))
         self._rodata = self.elf.number(".rodata")
-        self._linked: dict[str, Linked] = {}
 
     @property
     def hash(self) -> str:
@@ -125,25 +124,24 @@ class Object:
         }
         return tuple(symbol.name for symbol in self.elf.symbols if symbol.section in code and symbol.size)
 
-    def linked(self, name: str) -> Linked:
-        """A program with the functions that it calls."""
-        if name not in self._linked:
-            self._linked[name] = link(self.elf, name)
-        return self._linked[name]
+    @cached_property
+    def linked(self) -> Mapping[str, Linked]:
+        """Each program with the functions that it calls."""
+        return {name: link(self.elf, name) for name in self.programs}
 
-    def infos(self, name: str) -> tuple[bytes, bytes]:
-        """A program's bpf_func_info and bpf_line_info. By the first the kernel verifies global functions once, for all their
+    @cached_property
+    def infos(self) -> Mapping[str, tuple[bytes, bytes]]:
+        """Each program's bpf_func_info and bpf_line_info. By the first the kernel verifies global functions once, for all their
         callers; the second puts source lines into the verifier's log."""
-        linked = self.linked(name)
-        return linked.records(self.elf, self._functions), linked.records(self.elf, self._lines)
+        functions, lines = info(self.elf, self.btf, FUNCTIONS), info(self.elf, self.btf, LINES)
+        return {
+            name: (found.records(self.elf, functions), found.records(self.elf, lines))
+            for name, found in self.linked.items()
+        }
 
-    @cached_property
-    def _functions(self) -> InfoRecords:
-        return info(self.elf, self.btf, FUNCTIONS)
-
-    @cached_property
-    def _lines(self) -> InfoRecords:
-        return info(self.elf, self.btf, LINES)
+    def prepare(self) -> None:
+        """Work out what loading needs: for a parent, whose children then share it."""
+        _ = self.infos
 
     def load(self, config: bytes, maps: Mapping[str, Map]) -> LoadedObject:
         """An object bound to a configuration and to maps; programs load when asked for."""
@@ -179,9 +177,9 @@ class LoadedObject:
 
     def program(self, name: str) -> int:
         """Load a program; its fd. VerifierError when the kernel refuses it."""
-        elf, linked = self.source.elf, self.source.linked(name)
+        elf, linked = self.source.elf, self.source.linked[name]
         kind, attach = program_kind(elf.sections[linked.functions[0][1].section].name) or (ProgramType.SCHED_CLS, 0)
-        functions, lines = self.source.infos(name) if self._btf_fd else (b"", b"")
+        functions, lines = self.source.infos[name] if self._btf_fd else (b"", b"")
         spec = ProgramSpec(
             name, kind, self._relocate(linked), elf.data("license"), self._btf_fd, functions, lines, attach
         )
