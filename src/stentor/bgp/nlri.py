@@ -6,6 +6,8 @@ equal when their bytes are. With additional paths (RFC 7911) a four-octet path i
 
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from itertools import chain
+from struct import Struct
 
 from stentor.bgp.errors import Code, PeerFault
 
@@ -43,6 +45,8 @@ class Family(IntEnum):
 DEFAULT_ROUTE: Prefix = b"\x00"
 
 _SPAN = {family: [1 + (length + 7) // 8 if length <= family.bits else 0 for length in range(256)] for family in Family}
+_BLOCK = 64
+_BLOCKS = [Struct(f"{span}s" * _BLOCK) for span in range(18)]
 _SPARE = [(1 << (-length % 8)) - 1 for length in range(256)]
 
 
@@ -63,7 +67,7 @@ def decode_prefixes(data: bytes, start: int, end: int, family: Family, subcode: 
     span = spans[first]
     # Most messages carry one prefix length only: a strided look finds that without a Python step per prefix.
     if span and not first & 7 and data[start:end:span].count(first) * span == end - start:
-        return [data[i : i + span] for i in range(start, end, span)]
+        return _cut(data, start, end, span)
     found: list[Prefix] = []
     append = found.append
     while start < end:
@@ -78,6 +82,18 @@ def decode_prefixes(data: bytes, start: int, end: int, family: Family, subcode: 
         else:
             append(data[start:stop])
         start = stop
+    return found
+
+
+def _cut(data: bytes, start: int, end: int, span: int) -> list[Prefix]:
+    """``data[start:end]`` in pieces of ``span`` octets, most of them by the block: half the time of a slice each."""
+    found: list[Prefix] = []
+    blocks = _BLOCKS[span]
+    if end - start >= blocks.size:
+        middle = end - (end - start) % blocks.size
+        found = list(chain.from_iterable(blocks.iter_unpack(data[start:middle])))
+        start = middle
+    found += [data[i : i + span] for i in range(start, end, span)]
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 from stentor.bgp.attribute import Attributes, Origin, Outcome, Segment, SegmentKind
 from stentor.bgp.capability import AddPath, Capabilities, Graceful, LongLived, Open, Session, negotiate
 from stentor.bgp.errors import Cease, Code, PeerFault
-from stentor.bgp.nlri import Family, parse_prefix
+from stentor.bgp.nlri import Family, decode_prefixes, pack_prefix, parse_prefix
 from stentor.bgp.update import (
     Update,
     UpdateDecoder,
@@ -185,6 +185,18 @@ def test_update_of_classic_ipv4_routes() -> None:
 def test_host_bits_of_a_prefix_are_cleared() -> None:
     (routes,) = read(update(GOOD, "19 c00002ff")).announced
     assert routes.prefixes == [parse_prefix("192.0.2.128/25")[1]]
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 128, 700])
+@pytest.mark.parametrize(("family", "length"), [(Family.IPV4, 24), (Family.IPV4, 32), (Family.IPV6, 64)])
+def test_long_fields_of_one_length(family: Family, length: int, count: int) -> None:
+    prefixes = [pack_prefix(number.to_bytes(3, "big").ljust(16, b"\7"), length) for number in range(count)]
+    field = b"".join(prefixes)
+    assert decode_prefixes(b"head" + field + b"tail", 4, 4 + len(field), family) == prefixes
+    odd = pack_prefix(bytes(16), 9)
+    assert decode_prefixes(field + odd, 0, len(field) + len(odd), family) == [*prefixes, odd]
+    with pytest.raises(PeerFault):
+        decode_prefixes(field, 0, len(field) - 1, family)
 
 
 def test_end_of_rib_of_both_families() -> None:
