@@ -164,12 +164,13 @@ class Exchange:
         if not pending:
             return
         self._pending = []
-        groups: defaultdict[Attributes, list[bytes]] = defaultdict(list)
+        runs: list[tuple[Attributes, list[bytes]]] = []
         for attributes, prefixes in pending:
-            groups[attributes] += prefixes
-        distinct = len(set().union(*groups.values())) if len(groups) > 1 else 0
-        is_ordered = len(groups) == 1 or distinct == sum(map(len, groups.values()))
-        for attributes, prefixes in groups.items() if is_ordered else pending:
+            if runs and runs[-1][0] is attributes:
+                runs[-1][1].extend(prefixes)
+            else:
+                runs.append((attributes, prefixes))
+        for attributes, prefixes in join_runs(runs):
             self._announce(Family.IPV4, attributes, prefixes)
 
     def refresh(self, message: Refresh) -> None:
@@ -315,6 +316,17 @@ class Exchange:
             originates_default=config.default_originate,
             is_draining=self._router.is_draining,
         )
+
+
+def join_runs(runs: list[tuple[Attributes, list[bytes]]]) -> list[tuple[Attributes, list[bytes]]]:
+    """``runs`` with one for each set of attributes, unless a prefix is in two of them: its last one must stay the last."""
+    groups: defaultdict[Attributes, list[bytes]] = defaultdict(list)
+    for attributes, prefixes in runs:
+        groups[attributes] += prefixes
+    if len(groups) == len(runs):
+        return runs
+    distinct = len(set().union(*groups.values()))
+    return list(groups.items()) if distinct == sum(map(len, groups.values())) else runs
 
 
 def next_slice(current: int, octets: int) -> int:
