@@ -80,7 +80,8 @@ class Outbound:
 
         What the peer itself announced concerns it only where it was told something before, or where others compete.
         """
-        if source is self.rules.source and not self.table.rivals and self.sent.keys().isdisjoint(prefixes):
+        is_own = source is self.rules.source and not self.table.rivals
+        if is_own and (not self.sent or self.sent.keys().isdisjoint(prefixes)):
             return
         self._dirty.update(prefixes if isinstance(prefixes, dict) else dict.fromkeys(prefixes))
 

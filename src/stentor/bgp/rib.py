@@ -2,6 +2,8 @@
 
     UPDATE ─► Inbound (as received) ─ import policy ─► Table (candidates, best) ─ export policy ─► Outbound (as sent) ─► UPDATE
 
+While a table's routes all come from one session, as received, its Adj-RIB-In and the Loc-RIB are one dictionary.
+
 Keys are wire-form prefixes, values interned paths, so that a message is handled by a few dictionary operations in C, not by
 a step a prefix. A change only marks prefixes dirty in each Outbound; the messages are made when the peer can take them, from
 what is true then: a slow peer costs a set of prefixes, never a queue of messages.
@@ -16,7 +18,7 @@ import msgspec
 from stentor.bgp.attribute import GRACEFUL_SHUTDOWN, LLGR_STALE, NO_LLGR, Attributes, weigh
 from stentor.bgp.decision import Path, Source, rank, select
 from stentor.bgp.nlri import Family, Prefix
-from stentor.bgp.policy import Policy
+from stentor.bgp.policy import Policy, Verdict
 
 INTERN_WORDS = 1_500_000
 
@@ -28,6 +30,18 @@ class Table:
         self.family = family
         self.best: dict[Prefix, Path] = {}
         self.rivals: dict[Prefix, tuple[Path, ...]] = {}
+        self._is_shared = False
+
+    def share(self, routes: dict[Prefix, Path]) -> None:
+        """Let ``routes`` be ``best`` while they are the same: all come from one source, unchanged. The table must be empty."""
+        self.best = routes
+        self._is_shared = True
+
+    def part(self) -> None:
+        """From now on ``best`` is the table's own; every change but that of its only source needs this first."""
+        if self._is_shared:
+            self.best = self.best.copy()
+            self._is_shared = False
 
     def candidates(self, prefix: Prefix) -> tuple[Path, ...]:
         """All accepted paths of a prefix, in no order."""
@@ -39,6 +53,7 @@ class Table:
 
     def announce(self, path: Path, routes: Mapping[Prefix, Path]) -> Collection[Prefix]:
         """Set ``path``, the value of all ``routes``, as its source's path (of its path id); the prefixes with any change."""
+        self.part()
         best = self.best
         if best.keys().isdisjoint(routes):
             best.update(routes)
@@ -68,6 +83,7 @@ class Table:
 
     def withdraw(self, source: Source, prefixes: Iterable[Prefix], path_id: int = 0) -> list[Prefix]:
         """Remove the source's path to each prefix; the prefixes with any change."""
+        self.part()
         touched = []
         best, rivals = self.best, self.rivals
         for prefix in prefixes:
@@ -154,8 +170,9 @@ class Inbound:
         if not self.has_path_ids:
             path = self._paths.get(self.routes, attributes)
             fresh = dict.fromkeys(keys, path)
+            is_shared = self._share(path, fresh)
             self.routes.update(fresh)
-            return self._offer(path, keys, fresh)
+            return fresh if is_shared else self._offer(path, keys, fresh)
         touched: list[Prefix] = []
         groups: defaultdict[bytes, list[bytes]] = defaultdict(list)
         for key in keys:
@@ -172,7 +189,7 @@ class Inbound:
         gone = [key for key in keys if self.routes.pop(key, None) is not None]
         if self.stale:
             self.stale.difference_update(gone)
-        return self._retract(gone)
+        return gone if self.table.best is self.routes else self._retract(gone)
 
     def mark_stale(self) -> None:
         """The session is gone or re-sends everything: what is not announced again until ``sweep`` goes (RFC 4724, 7313)."""
@@ -241,16 +258,37 @@ class Inbound:
         decided = "rejects" if verdict.attributes is None else "accepts"
         return f"import policy {policy.name!r}, statement {verdict.statement!r} {decided}"
 
-    def _offer(self, path: Path, prefixes: list[Prefix], routes: Mapping[Prefix, Path]) -> Collection[Prefix]:
-        """``routes`` are the prefixes with ``path``, made once for all tables that take them unchanged."""
-        table, rules = self.table, self.rules
-        if self.verdict(path.attributes):
-            return table.withdraw(self.source, prefixes, path.path_id)
-        received = path.attributes
+    def _share(self, path: Path, routes: Mapping[Prefix, Path]) -> bool:
+        """Whether the table's routes are ours and stay so with these: half the work and memory for an only peer.
+
+        These must be new: nobody could tell afterwards what of them had changed.
+        """
+        table = self.table
+        is_shared = table.best is self.routes
+        if not is_shared and (table.best or self.routes):
+            return False
+        if self.routes.keys().isdisjoint(routes) and _is_whole(self._judge(path, list(routes)), path):
+            if not is_shared:
+                table.share(self.routes)
+            return True
+        table.part()
+        return False
+
+    def _judge(self, path: Path, prefixes: list[Prefix]) -> list[Verdict]:
+        """What protocol and import policy make of a path to these prefixes."""
+        rules, received = self.rules, path.attributes
+        reason = self.verdict(received)
+        if reason:
+            return [Verdict(None, None, prefixes, reason)]
         if rules.is_external and GRACEFUL_SHUTDOWN in received.communities:
             received = msgspec.structs.replace(received, local_pref=0)  # RFC 8326 §4: the peer is about to go
-        verdicts = rules.policy.apply(table.family, path, received, prefixes, rules.local_as)
-        if len(verdicts) == 1 and verdicts[0].attributes is path.attributes:
+        return rules.policy.apply(self.table.family, path, received, prefixes, rules.local_as)
+
+    def _offer(self, path: Path, prefixes: list[Prefix], routes: Mapping[Prefix, Path]) -> Collection[Prefix]:
+        """``routes`` are the prefixes with ``path``, made once for all tables that take them unchanged."""
+        table = self.table
+        verdicts = self._judge(path, prefixes)
+        if _is_whole(verdicts, path):
             return table.announce(path, routes)
         touched: list[Prefix] = []
         for verdict in verdicts:
@@ -268,6 +306,11 @@ class Inbound:
         for key in keys:
             touched += self.table.withdraw(self.source, (key[4:],), int.from_bytes(key[:4], "big"))
         return touched
+
+
+def _is_whole(verdicts: list[Verdict], path: Path) -> bool:
+    """Whether all prefixes are accepted with the path as it is."""
+    return len(verdicts) == 1 and verdicts[0].attributes is path.attributes
 
 
 class Local:

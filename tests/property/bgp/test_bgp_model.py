@@ -100,13 +100,30 @@ steps = st.lists(
         st.tuples(st.just("stale"), st.sampled_from([0, 1, 2]), keys, st.just(Attributes())),
         st.tuples(st.just("sweep"), st.sampled_from([0, 1, 2]), keys, st.just(Attributes())),
         st.tuples(st.just("policy"), st.sampled_from([0, 1]), keys, st.just(Attributes())),
+        st.tuples(st.just("import"), st.integers(0, 5), keys, st.just(Attributes())),
         st.tuples(st.just("send"), st.integers(1, 4), keys, st.just(Attributes())),
         st.tuples(st.just("refresh"), st.just(0), keys, st.just(Attributes())),
     ),
-    max_size=25,
+    min_size=5,
+    max_size=45,
+)
+lonely = st.lists(
+    st.one_of(
+        st.tuples(st.just("announce"), st.just(0), keys, some_attributes),
+        st.tuples(st.just("announce"), st.just(0), keys, some_attributes),
+        st.tuples(st.just("withdraw"), st.just(0), keys, st.just(Attributes())),
+        st.tuples(st.just("import"), st.sampled_from([0, 1]), keys, st.just(Attributes())),
+        st.tuples(st.just("send"), st.just(9), keys, st.just(Attributes())),
+    ),
+    min_size=2,
+    max_size=9,
 )
 HALF = PrefixSet([PrefixRange(Family.IPV4, bytes((8, number)), 8, 32) for number in (1, 2, 3)])
 POLICIES = [ACCEPT_ALL, Policy("half", (Statement("half", Match(prefixes=HALF)),), accepts=False)]
+
+
+def import_rules(policy: Policy) -> Import:
+    return Import(policy, 65001, 0xFF, True, enforce_first_as=False)
 
 
 class World:
@@ -115,8 +132,9 @@ class World:
     def __init__(self, *, add_path: bool) -> None:
         self.table = Table(Family.IPV4)
         self.sources = [Source(f"p{i}", Scope.EXTERNAL, 11 + i, i + 1, bytes((10, 0, 0, i))) for i in range(3)]
-        rules = Import(ACCEPT_ALL, 65001, 0xFF, True, enforce_first_as=False)
-        self.inbound = [Inbound(self.table, source, rules, has_path_ids=False) for source in self.sources]
+        self.inbound = [
+            Inbound(self.table, each, import_rules(ACCEPT_ALL), has_path_ids=False) for each in self.sources
+        ]
         self.local = Local(self.table, Source("local", Scope.LOCAL))
         self.truth: dict[tuple[str, bytes], Attributes] = {}
         self.stale: set[tuple[str, bytes]] = set()
@@ -158,6 +176,8 @@ class World:
         elif action == "policy":
             self.policy = POLICIES[number]
             self.outbound.change(self._export())
+        elif action == "import":
+            touched = self.inbound[number // 2].reconsider(import_rules(POLICIES[number % 2]))
         elif action == "refresh":
             self.outbound.refresh(forget=True)
         elif action == "send":
@@ -180,12 +200,18 @@ class World:
                 assert routes.attributes is not None
                 self.heard.update(dict.fromkeys(routes.prefixes, routes.attributes))
 
+    def accepted(self) -> dict[tuple[str, bytes], Attributes]:
+        """The truth that the import policies let pass."""
+        closed = {each.source.name for each in self.inbound if each.rules.policy is not ACCEPT_ALL}
+        return {key: found for key, found in self.truth.items() if key[0] not in closed or key[1][1] in (1, 2, 3)}
+
     def expected(self) -> dict[bytes, list[tuple[tuple[int, ...], int | None]]]:
         """By prefix what the listener should know: paths and MEDs, best first."""
         result = {}
         named = {source.name: source for source in [*self.sources, self.local.source]}
-        for prefix in {prefix for _, prefix in self.truth}:
-            candidates = [Path(named[name], found) for (name, p), found in self.truth.items() if p == prefix]
+        accepted = self.accepted()
+        for prefix in {prefix for _, prefix in accepted}:
+            candidates = [Path(named[name], found) for (name, p), found in accepted.items() if p == prefix]
             is_allowed = self.policy is ACCEPT_ALL or prefix[1] in (1, 2, 3)
             if is_allowed:
                 result[prefix] = [view(path) for path in rank(candidates, self.paths)]
@@ -197,9 +223,10 @@ def view(path: Path) -> tuple[tuple[int, ...], int | None]:
     return (65001, *asns), path.attributes.med if path.source.scope is Scope.LOCAL else None
 
 
-@settings(max_examples=100)
-@given(steps, st.booleans())
+@settings(max_examples=300)
+@given(st.tuples(lonely, st.one_of(st.just([]), steps)).map(lambda parts: parts[0] + parts[1]), st.booleans())
 def test_a_listener_knows_what_it_should(taken: list[tuple[str, int, list[bytes], Attributes]], add_path: bool) -> None:
+    """First with one peer alone, whose routes may be the table itself, then with all."""
     world = World(add_path=add_path)
     for step in taken:
         world.step(*step)
@@ -215,7 +242,10 @@ def test_a_listener_knows_what_it_should(taken: list[tuple[str, int, list[bytes]
     }
     for prefix, path in world.table.best.items():
         assert path is select(world.table.candidates(prefix))
-    assert set(world.table.best) == {prefix for _, prefix in world.truth}
+    assert set(world.table.best) == {prefix for _, prefix in world.accepted()}
+    for inbound in world.inbound:
+        received = {p: found for (name, p), found in world.truth.items() if name == inbound.source.name}
+        assert {prefix: path.attributes for prefix, path in inbound.routes.items()} == received
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32), st.integers(0, 32)), max_size=6), st.data())
