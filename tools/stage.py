@@ -8,13 +8,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.prefix) / "bin"
 LIMIT_MS = 3000
+_T = TypeVar("_T")
 
 
 class Failed(Exception):
@@ -22,18 +24,26 @@ class Failed(Exception):
 
 
 class Stage:
-    """A lab and what was proved in it; `proved` is shared by all parts."""
+    """A lab and what was proved in it; `proved` is shared by all parts.
+
+    What does not depend on each other runs at once (`soon`); only the main thread tells, so all is told in order.
+    """
 
     def __init__(self, lab: str, proved: list[tuple[bool, str]]) -> None:
         self.lab = lab
         self.proved = proved
         self.env = dict(os.environ, PATH=f"{BIN}:{os.environ['PATH']}")
+        self._threads = ThreadPoolExecutor(8)  # they mostly wait for commands
 
     def run(self, *command: str, timeout_s: float = 60) -> str:
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT)
         if done.returncode:
             raise Failed(f"{' '.join(command)}\n{done.stdout}{done.stderr}".rstrip())
         return done.stdout
+
+    def soon(self, work: Callable[..., _T], *arguments: str) -> Future[_T]:
+        """Work in the background: commands, nothing that prints."""
+        return self._threads.submit(work, *arguments)
 
     def start(self, *command: str, script: str = os.devnull) -> subprocess.Popen[str]:
         """A command that goes on, with a file as its input: machines of a lab need not see where it lies."""
@@ -57,11 +67,15 @@ class Stage:
     def json(self, cluster: str, *words: str) -> Any:
         return json.loads(self.kubectl(cluster, *words, "-o", "json"))
 
-    def show(self, *command: str) -> str:
+    def show(self, *command: str) -> None:
         """Run a command and let the reader see it with its output."""
-        output = self.run(*command)
-        tell(command, output)
-        return output
+        tell(command, self.run(*command))
+
+    def show_all(self, *commands: Sequence[str]) -> None:
+        """The same for commands that may run at once."""
+        outputs = [self.soon(self.run, *command) for command in commands]
+        for command, output in zip(commands, outputs, strict=True):
+            tell(command, output.result())
 
     def check(self, what: str, proof: Callable[[], bool]) -> None:
         try:
@@ -97,7 +111,7 @@ class Stage:
         print(f"  {'ok  ' if good else 'FAIL'}  {what}", flush=True)
 
 
-def tell(command: tuple[str, ...], output: str) -> None:
+def tell(command: Sequence[str], output: str) -> None:
     print("  $ " + " ".join(command))
     print("    " + output.rstrip().replace("\n", "\n    "), flush=True)
 
