@@ -127,7 +127,7 @@ def routes(
     local: bool,
     output: str,
 ) -> None:
-    """Show routes: those known (available), or those a peer was told (advertised) or sent (received).
+    """Show routes: available, advertised or received. Those known, those a peer was told, those it sent.
 
     \b
     stentor bgp routes
@@ -194,7 +194,7 @@ def _route_request(words: Sequence[str], instance: str) -> dict[str, str]:
 def route_policies(
     ctx: click.Context, words: tuple[str, ...], path: str | None, nodes: tuple[str, ...], local: bool, output: str
 ) -> None:
-    """Show what decides which routes peers are told, and with which attributes."""
+    """Show what decides what peers are told. Which routes, and with which attributes."""
     from stentor.agent.bgp_api import PolicyList
     from stentor.cli import speaker
 
@@ -227,7 +227,7 @@ def why(
     local: bool,
     output: str,
 ) -> None:
-    """Explain why PREFIX is advertised or not: who asks for it, what keeps it back, which path won, who is told.
+    """Explain why PREFIX is advertised or not. Who asks for it, what keeps it back, which path won, who is told.
 
     An address stands for its host route.
     """
@@ -285,7 +285,7 @@ def watch(
 @click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True, help="Form.")
 @click.pass_context
 def convert(ctx: click.Context, files: tuple[str, ...], output: str) -> None:
-    """Print CiliumBGPPeeringPolicies as the resources that came after them.
+    """Print peering policies as the newer resources.
 
     Takes the cluster's policies and nodes, or those of files. What cannot be converted is named on standard error.
 
@@ -323,7 +323,7 @@ for _name, _help in (
 @click.option("--undo", is_flag=True, help="Back to normal.")
 @_acts_on
 def drain(undo: bool, path: str) -> None:
-    """Mark all routes for graceful shutdown (RFC 8326), so that peers move traffic before sessions end."""
+    """Mark all routes for graceful shutdown. Peers move traffic away before sessions end (RFC 8326)."""
     from stentor.cli import speaker
 
     speaker.ask(path, {"request": "drain", "enabled": not undo})

@@ -199,8 +199,8 @@ _MAPS = {
     "lb": "Services and their backends.",
     "lb-flow": "Flows of packets to services.",
     "metrics": "Forwarded and dropped packets, drops by reason.",
-    "uplink": "Devices to the outside, with the addresses that pods get there.",
-    "l2-responder": "Announced addresses, how long they are answered for, and how often they were.",
+    "uplink": "Devices to the outside, and pods' addresses there.",
+    "l2-responder": "Addresses announced by L2. How long they are answered for, and how often they were.",
     "ipmasq": "Destinations that are not masqueraded.",
 }
 

@@ -222,7 +222,7 @@ def _status_rows(found: LabStatus) -> Iterable[dict[str, str]]:
 @_NAME
 @click.option("--cluster", default="", help="A file whose current context is this cluster.")
 def kubeconfig(name: str, cluster: str) -> None:
-    """Print the path of a kubeconfig; its contexts are the clusters' names."""
+    """Print the path of a kubeconfig. Its contexts are the clusters' names."""
     from stentor.lab import place as places
     from stentor.lab.errors import NotThereError
 
@@ -241,7 +241,7 @@ def kubeconfig(name: str, cluster: str) -> None:
 @click.argument("machine")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def execute(name: str, machine: str, command: Sequence[str]) -> None:
-    """Run COMMAND in a machine: its network, files, processes and cgroup. The exit code is the command's.
+    """Run COMMAND in a machine. It has its network, files, processes and cgroup. The exit code is the command's.
 
     \b
     stentor lab exec tor1 -- birdc -s /tmp/bird.ctl show protocols
@@ -274,7 +274,7 @@ _TARGETS = click.argument("targets", nargs=-1, required=True, metavar="MACHINE[/
 @_NAME
 @_TARGETS
 def stop(name: str, targets: Sequence[str]) -> None:
-    """End a component or a whole machine; it stays down until `start`."""
+    """End a component or a whole machine. It stays down until `start`."""
     _act("stop", name, targets)
 
 
@@ -290,7 +290,7 @@ def start(name: str, targets: Sequence[str]) -> None:
 @_NAME
 @_TARGETS
 def restart(name: str, targets: Sequence[str]) -> None:
-    """End and start a component, or a whole machine: a reboot keeps its disk and nothing else."""
+    """End and start a component or a whole machine. A reboot keeps its disk and nothing else."""
     _act("restart", name, targets)
 
 
@@ -298,7 +298,10 @@ def restart(name: str, targets: Sequence[str]) -> None:
 @_NAME
 @_TARGETS
 def kill(name: str, targets: Sequence[str]) -> None:
-    """Kill a component with SIGKILL; it is started again, as kubelet does. A machine loses its power and stays off."""
+    """Kill a component or a whole machine.
+
+    A component gets SIGKILL and is started again, as kubelet does. A machine loses its power and stays off.
+    """
     _act("kill", name, targets)
 
 

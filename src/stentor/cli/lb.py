@@ -46,7 +46,7 @@ def pools(ctx: click.Context, output: str) -> None:
 @OUTPUT
 @click.pass_context
 def services(ctx: click.Context, output: str) -> None:
-    """Services of type LoadBalancer, their addresses, and why they lack one."""
+    """Services, their addresses, and why they lack one. Only those of type LoadBalancer."""
     from stentor.api.core import SERVICES
     from stentor.api.lbipam import LB_IP_POOLS
 
