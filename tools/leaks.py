@@ -13,6 +13,9 @@ import sys
 import time
 from pathlib import Path
 
+# What comes and goes with sessions and timers of the machine itself.
+SYSTEM_MOUNTS = ("/run/user/", "/run/credentials/")
+SYSTEM_GROUPS = (".slice", ".scope", ".service")
 GRACE_S = 10.0  # dying namespaces and cgroups go a moment after their last process
 
 
@@ -21,7 +24,8 @@ def mounts() -> list[str]:
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
-        if fields[4] != "/run/netns":  # `ip netns` mounts it for ever the first time it is used on a machine
+        # `ip netns` mounts /run/netns for ever the first time it is used on a machine.
+        if fields[4] != "/run/netns" and not fields[4].startswith(SYSTEM_MOUNTS):
             found.append(f"mount {fields[4]} ({fields[fields.index('-') + 1]})")
     return found
 
@@ -37,7 +41,9 @@ def roots(kind: str) -> list[str]:
 
 
 def cgroups() -> list[str]:
-    return [f"cgroup {path}" for root in roots("cgroup2") for path, _, _ in os.walk(root) if path != root]
+    tops = [entry for root in roots("cgroup2") for entry in Path(root).iterdir() if entry.is_dir()]
+    ours = [top for top in tops if not top.name.endswith(SYSTEM_GROUPS)]
+    return [f"cgroup {path}" for top in ours for path, _, _ in os.walk(top)]
 
 
 def pins() -> list[str]:
