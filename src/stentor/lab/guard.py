@@ -14,7 +14,7 @@ import signal
 import sys
 import traceback
 
-from stentor.lab.place import Place
+from stentor.lab.place import DEADLINE_S, Place
 from stentor.lab.plan import Plan
 from stentor.sys import cgroup
 from stentor.sys.namespace import Kind
@@ -55,7 +55,7 @@ def _guard(plan: Plan, place: Place, progress: int, leash: int | None) -> None:
             _daemon(plan, place, progress, leash)
         os.close(progress)
         leashed = _wait(pid, leash)
-        cgroup.remove(place.cgroup)
+        cgroup.remove(place.cgroup, DEADLINE_S)
         if leashed:
             place.sweep()
         status = 0

@@ -16,6 +16,8 @@ from pathlib import Path
 from stentor.lab.errors import LabError, NoSuchLabError
 from stentor.sys import cgroup
 
+# Processes die late where the kernel is busy, as with another lab's networks, whose lock some need for their last sockets.
+DEADLINE_S = 60.0
 _PREFIX = "stentor-lab"
 
 
@@ -86,7 +88,7 @@ class Place:
             return False
         return False
 
-    def remove(self, deadline_s: float = 20.0) -> bool:
+    def remove(self, deadline_s: float = DEADLINE_S) -> bool:
         """Ends every process of the lab and removes all it made, in whatever state it is; False if there was nothing."""
         existed = self.exists() or self.cgroup.is_dir()
         cgroup.remove(self.cgroup, deadline_s)

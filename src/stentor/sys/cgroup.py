@@ -59,7 +59,8 @@ def is_populated(path: Path) -> bool:
 def remove(path: Path, deadline_s: float = 10.0) -> None:
     """Kills everything in the group and removes it with all below; a group that does not exist is no error.
 
-    Repeats, since a dying process leaves its group late. TimeoutError when something cannot be killed in time.
+    Repeats, since a dying process leaves its group late. TimeoutError when something cannot be killed in time; it says who,
+    and where in the kernel that waits.
     """
     end = time.monotonic() + deadline_s
     while path.is_dir():
@@ -71,6 +72,26 @@ def remove(path: Path, deadline_s: float = 10.0) -> None:
             for directory, _, _ in os.walk(path, topdown=False):
                 os.rmdir(directory)
         if time.monotonic() > end:
-            raise TimeoutError(f"{path}: processes in this cgroup do not die")
+            raise TimeoutError(
+                f"{path}: processes in this cgroup do not die: {', '.join(_inhabitants(path)) or 'none'}"
+            )
         if path.is_dir():
             time.sleep(0.002)
+
+
+def _inhabitants(path: Path) -> list[str]:
+    """Who lives in the group and below."""
+    found: list[str] = []
+    for directory, _, _ in os.walk(path):
+        with contextlib.suppress(OSError):
+            found += map(_describe, Path(directory, "cgroup.procs").read_text(encoding="ascii").split())
+    return found
+
+
+def _describe(pid: str) -> str:
+    """Process id, name, state as in ps, and the function of the kernel in which it waits."""
+    try:
+        name, _, rest = Path("/proc", pid, "stat").read_text(errors="replace").rpartition(")")
+        return f"{pid} {name.partition('(')[2]} ({rest.split()[0]} in {Path('/proc', pid, 'wchan').read_text()})"
+    except OSError:
+        return pid

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,3 +127,37 @@ def test_a_group_can_be_used_again_after_removal(group: Path) -> None:
         assert exit_code(os.waitpid(pid, 0)[1]) == 7
         cgroup.kill(group)
         cgroup.remove(group)
+
+
+@pytest.fixture
+def freezer() -> Iterator[Path]:
+    """A group of version 1's freezer: what it holds does not even die."""
+    hierarchy = Path("/sys/fs/cgroup/freezer")
+    if not hierarchy.is_dir():
+        pytest.skip("no freezer of version 1 on this machine")
+    path = hierarchy / f"test-stentor-{os.getpid()}"
+    path.mkdir()
+    yield path
+    (path / "freezer.state").write_text("THAWED")
+    while True:
+        try:
+            path.rmdir()
+        except OSError:  # what was in it is dying
+            time.sleep(0.01)
+        else:
+            return
+
+
+def test_who_does_not_die_is_named(group: Path, freezer: Path) -> None:
+    fd = cgroup.create(group / "inner")
+    pid = clone_into(fd)
+    if pid == 0:
+        while True:
+            time.sleep(1)
+    os.close(fd)
+    (freezer / "cgroup.procs").write_text(str(pid))
+    (freezer / "freezer.state").write_text("FROZEN")
+    with pytest.raises(TimeoutError, match=rf"do not die: {pid} .+ \(D in \w+\)"):
+        cgroup.remove(group, 0.2)
+    (freezer / "freezer.state").write_text("THAWED")
+    assert exit_code(os.waitpid(pid, 0)[1]) == 128 + 9
