@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -79,12 +80,19 @@ def answered(probe: subprocess.Popen[str]) -> Counter[str]:
     return Counter(each["by"] for each in results)
 
 
+def at_leisure(file: str) -> str:
+    """A file of the example where BFD gives up after 1.5 s instead of 150 ms: tests share the machine with others."""
+    text = (FOLDER / file).read_text()
+    text = re.sub(r"(interval|transmit-interval|receive-interval|IntervalMilliseconds:) 50\b", r"\1 300", text)
+    return re.sub(r"(multiplier|detectMultiplier:) 3\b", r"\1 5", text)
+
+
 @pytest.fixture(scope="module")
 def fabric(lab_maker: LabFactory) -> Iterator[Fabric]:
-    lab = lab_maker((FOLDER / "topology.yaml").read_text())
+    lab = lab_maker(at_leisure("topology.yaml"))
     try:
         for file in ("web.yaml", "bgp.yaml"):
-            lab.kubectl("apply", "-f", str(FOLDER / file))
+            lab.kubectl("apply", "-f", "-", input=at_leisure(file))
         lab.kubectl("rollout", "status", "daemonset/web", "--timeout=90s")
         yield Fabric(lab)
     finally:
