@@ -184,6 +184,12 @@ class Pair:
         """Whether our kernel has their route."""
         return THEIR_PREFIX in run("ip", "-n", self.ours, "route")
 
+    def connections(self) -> set[str]:
+        """The neighbour's BGP connections that it has not closed: addresses and ports of both ends."""
+        lines = [line.split() for line in run("ip", "netns", "exec", self.theirs, "ss", "-Htan").splitlines()]
+        found = {f"{words[3]} {words[4]}" for words in lines if words[0] in ("ESTAB", "CLOSE-WAIT")}
+        return {each for each in found if ":179" in each}
+
     def ping(self) -> list[subprocess.Popen[bytes]]:
         """Pings both ways at 100 packets a second, in the background, until ``lost`` ends them."""
         return [
