@@ -25,7 +25,7 @@ protocol device {}
 protocol direct { ipv4; ipv6; interface "eth1"; }
 protocol kernel { ipv4 { export where source = RTS_BGP; import none; }; merge paths on; }
 protocol kernel { ipv6 { export where source = RTS_BGP; import none; }; merge paths on; }
-protocol bfd { interface "eth0" { min rx interval 100 ms; min tx interval 100 ms; }; }
+protocol bfd { interface "eth0" { min rx interval 300 ms; min tx interval 300 ms; }; }
 template bgp node {
   local as 6500; passive yes; graceful restart on; bfd on; error wait time 1, 2;
   ipv4 { import all; export none; };

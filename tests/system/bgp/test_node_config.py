@@ -195,7 +195,8 @@ def test_an_unnumbered_peer_on_a_wire(lab: Lab) -> None:
 
 
 def test_bfd_beside_the_session(lab: Lab) -> None:
-    spec = {"selector": {"peerConfigs": ["tor"], "instances": ["main"]}, "bfd": {"transmitIntervalMilliseconds": 100}}
+    slow = {"transmitIntervalMilliseconds": 300, "detectMultiplier": 5}  # 1.5 s, for a busy machine
+    spec = {"selector": {"peerConfigs": ["tor"], "instances": ["main"]}, "bfd": slow}
     before = up_since(lab, "node-2")
     apply(lab, resource("StentorBGPPeerOptions", "tors", spec, "stentor.io/v1alpha1"))
     for node in NODES:
