@@ -68,7 +68,7 @@ def assert_one_at_a_time(asking: Asking) -> None:
 def watch_move(lab: Lab, macs: dict[str, str], disturb: Callable[[str], object]) -> None:
     """Do something to the node that answers; wait until the other one does, asking all the time."""
     eventually(lambda: all(who_answers(lab, vip) for vip in WEB))
-    before = holder(lab)
+    before = str(eventually(lambda: holder(lab)))  # nobody's for a moment when it was not renewed in time
     with Asking(lab, *WEB) as asking:
         disturb(before)
         eventually(lambda: who_answers(lab, *WEB) == {macs[other(before)]}, 60)
