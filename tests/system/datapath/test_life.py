@@ -263,7 +263,7 @@ def received(pod: object) -> int:
         return int(next(line.split()[1] for line in open("/proc/thread-self/net/dev") if "eth0:" in line).strip())
 
 
-def wait_until(check: object, deadline_s: float = 5) -> bool:
+def wait_until(check: object, deadline_s: float = 30) -> bool:
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
         if check():  # type: ignore[operator]

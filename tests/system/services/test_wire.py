@@ -54,7 +54,7 @@ def settled(world: World) -> int:
     before = -1
     while (now := sent_by_driver(world)) != before:
         before = now
-        time.sleep(0.1)
+        time.sleep(0.5)  # a lost last word is said again after 0.2 s
     return now
 
 
