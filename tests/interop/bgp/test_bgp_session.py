@@ -77,8 +77,9 @@ def test_two_active_speakers_end_up_with_one_session(link: Link) -> None:
     right = link.speaker("right", [peer("right")])
     wait_for("left is up", lambda: left.is_established("other"))
     wait_for("right learned", lambda: right.route("192.0.2.0/24"))
-    connections = run("ip", "netns", "exec", link.left, "ss", "-Htn", "state", "established").splitlines()
-    assert len(connections) == 1
+    command = ("ip", "netns", "exec", link.left, "ss", "-Htn", "state", "established")
+    wait_for("the other connection is closed", lambda: len(run(*command).splitlines()) == 1)
+    assert left.is_established("other")
 
 
 def test_hold_time_zero(link: Link) -> None:
