@@ -200,8 +200,8 @@ def graceful(side: str, stale_s: int = 0, restart_s: int = 1) -> dict[str, Any]:
 
 
 def test_routes_of_a_restarting_peer_stay_and_then_go(link: Link) -> None:
-    left = link.speaker("left", [graceful("left")])
-    right = link.speaker("right", [graceful("right")], routes=[{"prefixes": ["198.51.100.0/24"]}])
+    left = link.speaker("left", [graceful("left", restart_s=4)])
+    right = link.speaker("right", [graceful("right", restart_s=4)], routes=[{"prefixes": ["198.51.100.0/24"]}])
     wait_for("learned", lambda: left.route("198.51.100.0/24"))
     right.kill()
     wait_for("session down", lambda: not left.is_established("other"))
@@ -345,8 +345,8 @@ def test_learned_routes_are_installed_with_ecmp(link: Link) -> None:
 
 def test_a_bad_configuration_is_refused_and_changes_nothing(link: Link) -> None:
     left = link.speaker("left", [peer("left")])
-    bird = link.bird()
-    wait_for("up", lambda: bird.is_established("x"))
+    link.bird()
+    wait_for("up", lambda: left.is_established("other"))
     wrong = config("left", [peer("left", families=[{"afi": "ipv4", "export": "nope"}])])
     with pytest.raises(Exception, match=r"instances\[0\]\.peers\[0\]\.families\[0\]\.export"):
         left.configure(wrong)
