@@ -126,27 +126,38 @@ static __always_inline struct lb_key service_key(const struct flow *f)
 	return (struct lb_key){ .addr = f->dst, .port = f->dport, .proto = f->proto };
 }
 
-/* A backend for the first packet to a service, and the two entries that say so. */
-OWN_FUNCTION int new_lb_flow(int is_external)
-{
-	struct flow *f = this_flow();
-	struct lb_service *service;
-	struct lb_backend to = {};
-	struct nat_key key;
-	struct lb_key at;
-	struct lb_set set;
+struct { /* a CPU; what new_lb_flow gives back */
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct lb_backend);
+	__uint(max_entries, 1);
+} chosen SEC(".maps");
 
-	if (!f)
+static __always_inline struct lb_backend *chosen_backend(void)
+{
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&chosen, &first);
+}
+
+/* A backend for the first packet to a service, and the two entries that say so. The service's row in numbers: the set is the
+ * external one where `flags` have LB_MAGLEV. */
+OWN_FUNCTION int new_lb_flow(__u64 id_and_affinity, __u32 flags, __u32 set_id, __u32 count)
+{
+	struct lb_service service = {
+		.id = id_and_affinity >> 32, .affinity_s = id_and_affinity, .flags = flags, .external_set = set_id,
+	};
+	struct lb_set set = { set_id, count };
+	struct lb_backend *to = chosen_backend();
+	struct flow *f = this_flow();
+	struct nat_key key;
+
+	if (!f || !to)
 		return DROP_INVALID;
-	at = service_key(f);
-	service = find_service(&at, false);
-	if (!service)
-		return DROP_NO_BACKEND;
-	set = is_external ? external_set(service) : internal_set(service);
-	if (!choose_backend(f, service, set, &to))
+	if (!choose_backend(f, &service, set, to))
 		return DROP_NO_BACKEND;
 	key = lb_flow_key(f, LB_TO_BACKEND);
-	return remember_flow(f, &key, &to);
+	return remember_flow(f, &key, to);
 }
 
 /* Turns the packet towards a backend. */
@@ -155,18 +166,18 @@ static __always_inline int balance(struct __sk_buff *skb, struct flow *f, const 
 	struct lb_set set = is_external ? external_set(service) : internal_set(service);
 	struct nat_key key = lb_flow_key(f, LB_TO_BACKEND);
 	struct lb_backend to = {};
-	struct lb_flow *fresh;
+	struct lb_backend *fresh;
 	int verdict = OK;
 
 	if (!recall_flow(f, set, &key, &to)) {
-		verdict = new_lb_flow(is_external);
+		verdict = new_lb_flow((__u64)service->id << 32 | service->affinity_s,
+				      is_external ? service->flags : service->flags & ~LB_MAGLEV, set.id, set.count);
 		if (verdict != OK)
 			return verdict;
-		fresh = bpf_map_lookup_elem(&lb_flows, &key);
+		fresh = chosen_backend();
 		if (!fresh)
-			return DROP_NAT_NO_MAPPING;
-		to.addr = fresh->addr;
-		to.port = fresh->port;
+			return DROP_INVALID;
+		to = *fresh;
 	}
 	if (f->proto == IPPROTO_SCTP && to.port != f->dport) /* its checksum covers the ports, see nat.h */
 		return DROP_NAT_UNSUPPORTED_PROTOCOL;
