@@ -14,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -124,9 +124,9 @@ class Pod(Host):
 class Node(Host):
     """A node's namespace with its overlay, its cilium_host and its uplink."""
 
-    def __init__(self, name: str, number: int, bpffs: Path, underlay: int) -> None:
+    def __init__(self, name: str, number: int, bpffs: Path, underlay: int, limits: Mapping[str, int] = LIMITS) -> None:
         super().__init__(name)
-        self.number, self.underlay = number, underlay
+        self.number, self.underlay, self.limits = number, underlay, limits
         self.addresses = {4: f"192.0.2.{number}", 6: f"2001:db8::{number}"}
         self.router = {4: f"10.{number}.0.1", 6: f"fd00:{number}::1"}
         self.pins = Pins(bpffs / name)
@@ -145,7 +145,7 @@ class Node(Host):
         source = Addr.parse(self.addresses[4]) if self.underlay == 4 else None
         basics = {"overlay_ifindex": self.ifindex("cilium_vxlan"), "overlay_source": source}
         config = DatapathConfig(**basics | changes)  # type: ignore[arg-type]
-        return Datapath.load(self.pins, config, limits=LIMITS, accelerate=accelerate)
+        return Datapath.load(self.pins, config, limits=self.limits, accelerate=accelerate)
 
     def attach(self) -> None:
         with self.inside():
@@ -223,17 +223,17 @@ def write(target: targets.MapTarget, rows: Sequence[tuple[object, object]]) -> N
 
 
 class World:
-    """Everything above, running."""
+    """Everything above, running; `limits` are capacities of maps, of which a test needs little."""
 
-    def __init__(self, bpffs: Path, underlay: int = 4) -> None:
+    def __init__(self, bpffs: Path, underlay: int = 4, limits: Mapping[str, int] = LIMITS) -> None:
         with ExitStack() as undo:
             self.outside = Host("outside")
             undo.callback(self.outside.close)
             self.wire = Host("wire")
             undo.callback(self.wire.close)
-            self.a = Node("a", 1, bpffs, underlay)
+            self.a = Node("a", 1, bpffs, underlay, limits)
             undo.callback(self.a.close)
-            self.b = Node("b", 2, bpffs, underlay)
+            self.b = Node("b", 2, bpffs, underlay, limits)
             undo.callback(self.b.close)
             self.wire.ip("link add br0 type bridge", "link set br0 up")
             for host, addresses in ((self.a, self.a.addresses), (self.b, self.b.addresses), (self.outside, OUTSIDE)):
