@@ -58,7 +58,8 @@ static __always_inline int rewrite_flow(struct __sk_buff *skb, const struct flow
 	const struct addr *from = which == SOURCE ? &f->src : &f->dst;
 	__be16 old_port = which == SOURCE ? f->sport : f->dport;
 	__u32 sum = checksum_offset(f->proto);
-	__u64 mangled = f->proto == IPPROTO_UDP && addr_is_v4(to) ? BPF_F_MARK_MANGLED_0 : 0;
+	/* A sum of zero would say that there is none: nobody takes such a datagram over IPv6 (RFC 8200 section 8.1). */
+	__u64 mangled = f->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 
 	if (!store_address(skb, ETH_HLEN, which, from, to))
 		return DROP_WRITE_ERROR;

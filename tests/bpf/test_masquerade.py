@@ -78,6 +78,15 @@ def test_ports_in_the_range_are_kept_and_never_shared(node: Bench, family: int) 
 
 
 @BOTH
+def test_a_checksum_that_comes_out_as_zero_is_sent_as_all_ones(node: Bench, family: int) -> None:
+    p = Packet(POD[family], FAR[family], UDP, sport=50000, payload=b"\0\0")
+    at = slice(len(frame(p)) - 4, len(frame(p)) - 2)
+    p = replace(p, payload=frame(replace(p, src=NODE[family]))[at])  # makes up for all the rest
+    assert frame(p)[at] != b"\0\0"
+    assert leave(node, p)[at] == b"\xff\xff"
+
+
+@BOTH
 def test_node_and_pod_do_not_share_a_port(node: Bench, family: int) -> None:
     own = Packet(NODE[family], FAR[family], UDP, sport=50000)
     assert read(node.run("to_netdev", frame(own)).data).sport == 50000
