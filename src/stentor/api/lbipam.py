@@ -11,6 +11,7 @@ from stentor.api.cilium import GROUP
 from stentor.api.condition import Conditions
 from stentor.api.field import CIDR, Selector, published, selector
 from stentor.api.meta import Kind, Resource, Value
+from stentor.net.label import SERVICE_NAME, SERVICE_NAMESPACE
 
 POOL_CONFLICT: Final = "cilium.io/PoolConflict"
 IPS_TOTAL: Final = "cilium.io/IPsTotal"
@@ -18,9 +19,6 @@ IPS_AVAILABLE: Final = "cilium.io/IPsAvailable"
 IPS_USED: Final = "cilium.io/IPsUsed"
 REQUEST_SATISFIED: Final = "cilium.io/IPAMRequestSatisfied"
 """Condition of a Service."""
-
-SERVICE_NAME: Final = "io.kubernetes.service.name"
-SERVICE_NAMESPACE: Final = "io.kubernetes.service.namespace"
 
 
 class CiliumLoadBalancerIPPoolBlock(Value, frozen=True, kw_only=True):

@@ -8,8 +8,9 @@ from typing import Final
 import msgspec
 
 from stentor.api import core
-from stentor.api.lbipam import REQUEST_SATISFIED, SERVICE_NAME, SERVICE_NAMESPACE
+from stentor.api.lbipam import REQUEST_SATISFIED
 from stentor.net.address import Addr
+from stentor.net.label import selectable_service_labels
 from stentor.tables.loadbalancer import ServiceRequest
 
 IPS: Final = ("lbipam.cilium.io/ips", "io.cilium/lb-ipam-ips")
@@ -59,7 +60,7 @@ def parse_request(service: core.Service, scope: Scope) -> tuple[ServiceRequest |
         created=meta.creation_timestamp or "",
         generation=meta.generation,
         wanted=wanted,
-        labels=meta.labels | {SERVICE_NAME: meta.name, SERVICE_NAMESPACE: meta.namespace},
+        labels=selectable_service_labels(meta.labels, meta.namespace, meta.name),
         families=families_of(spec, scope.families),
         requested=tuple(dict.fromkeys(_addresses(texts, faults))),
         sharing_key=annotation(notes, SHARING_KEY),

@@ -15,6 +15,7 @@ from stentor.api.l2 import LOAD_BALANCER_CLASS
 from stentor.api.meta import ObjectKey
 from stentor.l2.expression import compile_expression
 from stentor.net.address import Addr
+from stentor.net.label import selectable_service_labels
 from stentor.state import Derivation, Graph, Input, Table
 from stentor.tables.announcement import (
     Announcement,
@@ -28,8 +29,6 @@ from stentor.tables.node import Node
 from stentor.tables.service import EndpointSlice, Frontend, FrontendKey, LocalNode, Service, ServiceType
 
 LEASE_PREFIX: Final = "cilium-l2announce-"
-_NAMESPACE_LABEL: Final = "io.kubernetes.service.namespace"
-_NAME_LABEL: Final = "io.kubernetes.service.name"
 _KINDS: Final = (ServiceType.LOAD_BALANCER, ServiceType.EXTERNAL_IPS)
 
 
@@ -57,7 +56,7 @@ def selects_service(policy: L2Policy, service: Service) -> bool:
     """By class and by labels, the two synthetic ones among them."""
     if service.load_balancer_class not in ("", LOAD_BALANCER_CLASS):
         return False
-    labels = dict(service.labels) | {_NAMESPACE_LABEL: service.key.namespace, _NAME_LABEL: service.key.name}
+    labels = selectable_service_labels(dict(service.labels), service.key.namespace, service.key.name)
     return policy.service_selector is None or policy.service_selector.matches(labels)
 
 

@@ -5,7 +5,7 @@ An identity is a set of labels; its canonical form is the sorted tuple of their 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -14,6 +14,13 @@ POD_NAMESPACE: Final = "io.kubernetes.pod.namespace"
 POLICY_CLUSTER: Final = "io.cilium.k8s.policy.cluster"
 POLICY_SERVICE_ACCOUNT: Final = "io.cilium.k8s.policy.serviceaccount"
 NAMESPACE_LABELS: Final = "io.cilium.k8s.namespace.labels"
+SERVICE_NAME: Final = "io.kubernetes.service.name"
+SERVICE_NAMESPACE: Final = "io.kubernetes.service.namespace"
+
+
+def selectable_service_labels(labels: Mapping[str, str], namespace: str, name: str) -> dict[str, str]:
+    """A service's labels with those by which `serviceSelector`s name it and its namespace, as upstream's do."""
+    return {**labels, SERVICE_NAME: name, SERVICE_NAMESPACE: namespace}
 
 
 class Label(msgspec.Struct, frozen=True, order=True):

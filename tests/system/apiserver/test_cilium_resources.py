@@ -16,25 +16,7 @@ from labs.lab import eventually
 
 STENTOR = Path(sys.executable).parent / "stentor"
 
-POLICY = """
-apiVersion: cilium.io/v2alpha1
-kind: CiliumBGPPeeringPolicy
-metadata:
-  name: test
-spec:
-  nodeSelector:
-    matchLabels:
-      kubernetes.io/os: linux
-  virtualRouters:
-  - exportPodCIDR: true
-    localASN: 65100
-    neighbors:
-    - peerAddress: 172.22.0.5/32
-      peerASN: 6500
-    serviceSelector:
-      matchLabels:
-        app: nginx
-"""
+POLICY = (Path(__file__).parents[3] / "examples/bgp-kubernetes/peering-policy.yaml").read_text()
 
 OLD_CLUSTER_CONFIG = """
 apiVersion: cilium.io/v2alpha1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,25 +28,7 @@ from fabric.cluster import (
 )
 from labs.lab import Lab, LabFactory, eventually, remove
 
-VERBATIM = """
-apiVersion: cilium.io/v2alpha1
-kind: CiliumBGPPeeringPolicy
-metadata:
-  name: test
-spec:
-  nodeSelector:
-    matchLabels:
-      kubernetes.io/os: linux
-  virtualRouters:
-  - exportPodCIDR: true
-    localASN: 65100
-    neighbors:
-    - peerASN: 6500
-      peerAddress: 172.22.0.5/32
-    serviceSelector:
-      matchLabels:
-        app: nginx
-"""
+VERBATIM = (Path(__file__).parents[3] / "examples/bgp-kubernetes/peering-policy.yaml").read_text()
 
 WEB = """
 apiVersion: v1

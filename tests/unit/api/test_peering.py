@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import yaml
 
@@ -11,25 +12,7 @@ from stentor.api.meta import LabelSelector
 from stentor.api.peering import PEERING_POLICIES, CiliumBGPNeighbor
 from stentor.kube import raw
 
-MANIFEST = """
-apiVersion: cilium.io/v2alpha1
-kind: CiliumBGPPeeringPolicy
-metadata:
-  name: test
-spec:
-  nodeSelector:
-    matchLabels:
-      kubernetes.io/os: linux
-  virtualRouters:
-  - exportPodCIDR: true
-    localASN: 65100
-    neighbors:
-    - peerAddress: 172.22.0.5/32
-      peerASN: 6500
-    serviceSelector:
-      matchLabels:
-        app: nginx
-"""
+MANIFEST = (Path(__file__).parents[3] / "examples/bgp-kubernetes/peering-policy.yaml").read_text()
 
 
 def test_a_policy_decodes_with_upstreams_defaults() -> None:

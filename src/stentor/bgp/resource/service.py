@@ -15,11 +15,10 @@ from stentor.bgp.resource.plan import AddressKind, Entry, Origin, Plan
 from stentor.bgp.resource.pool import Pool
 from stentor.bgp.resource.route import Contribution
 from stentor.net.address import Addr, Prefix
+from stentor.net.label import selectable_service_labels
 from stentor.tables.service import Frontend, FrontendKey, LBEntry, Service, ServiceType
 
 LOAD_BALANCER_CLASS = "io.cilium/bgp-control-plane"
-SERVICE_NAME = "io.kubernetes.service.name"
-SERVICE_NAMESPACE = "io.kubernetes.service.namespace"
 _KINDS = {
     ServiceType.LOAD_BALANCER: AddressKind.LOAD_BALANCER,
     ServiceType.CLUSTER_IP: AddressKind.CLUSTER,
@@ -70,7 +69,7 @@ def of_service(plan: Plan, service: Service, found: Sequence[Address], pools: Se
 
 def selectable_labels(service: Service) -> dict[str, str]:
     """A service's labels with those that selectors may use for its name and namespace."""
-    return {**dict(service.labels), SERVICE_NAME: service.key.name, SERVICE_NAMESPACE: service.key.namespace}
+    return selectable_service_labels(dict(service.labels), service.key.namespace, service.key.name)
 
 
 def selects(entry: Entry, labels: dict[str, str]) -> bool:
