@@ -171,11 +171,13 @@ class Endpoints:
         if not await self._blocking(link.is_present, known.host_ifname, known.ifindex):
             raise UnknownContainer("host end of the interface is missing", known.host_ifname)
 
-    def restore(self) -> int:
-        """Take over the predecessor's endpoints whose devices still are there; returns how many."""
+    async def restore(self) -> int:
+        """Take over the predecessor's endpoints whose devices still are there; returns how many. Devices that it left without
+        an endpoint go, before any that this agent makes: it was killed while an ADD was under way, or right after a DEL."""
         restored = []
+        present = await self._blocking(link.devices)
         for endpoint in self._store.load():
-            if not link.is_present(endpoint.host_ifname, endpoint.ifindex):
+            if present.get(endpoint.host_ifname) != endpoint.ifindex:
                 log.info("Discarded endpoint without device", extra=_words(endpoint))
                 self._store.forget(endpoint.id)
                 continue
@@ -188,6 +190,9 @@ class Endpoints:
         self._database.put(self.table, *restored)
         self._next_id = max((row.id for row in restored), default=0) % MAX_ID + 1
         self.table.synced("restore")
+        strays = await self._blocking(link.remove_strays, {row.ifindex for row in restored})
+        if strays:
+            log.info("Deleted devices without an endpoint", extra={"devices": ",".join(strays)})
         return len(restored)
 
     def update(self, endpoint: Endpoint) -> None:

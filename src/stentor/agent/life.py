@@ -135,7 +135,7 @@ class Agent:
         assert self.underlay is not None
         prefixes = await self._find_prefixes()
         await self._set_up_addresses(prefixes)
-        restored = self.endpoints.restore()
+        restored = await self.endpoints.restore()
         node = next((addr for _, addr in facts.addresses if addr.family == self.underlay.families[0]), addresses[0])
         await self._fill_kernel(jobs, node)
         self._serve_pods(jobs)

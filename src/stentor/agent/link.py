@@ -8,13 +8,15 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import secrets
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from typing import Final
 
 import msgspec
+from pyroute2 import IPRoute
 
 from stentor.agent.errors import AttachFailed, BadEnvironment, CheckFailed, UnknownContainer
 from stentor.net.address import Addr
@@ -38,6 +40,8 @@ PROTOCOL: Final = 202
 """Routing protocol number of every route that the agent makes (rtnetlink's rtm_protocol)."""
 
 _DELETION_GROUP: Final = 0x57E70
+_HOST_IFNAME: Final = re.compile(r"lxc[0-9a-f]{10}")
+"""As `create_link` makes them; upstream's have 15 characters."""
 _ANY: Final = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
 
 
@@ -157,6 +161,23 @@ def remove_links(indexes: Iterable[int]) -> None:
         if present:
             with suppress(NetlinkError):
                 route.send(delete_group(_DELETION_GROUP))
+
+
+def remove_strays(known: Container[int]) -> list[str]:
+    """Delete the pods' host ends whose indexes are not known; returns their names. Nobody may be making any meanwhile."""
+    names = {name: index for name, index in devices().items() if _HOST_IFNAME.fullmatch(name) and index not in known}
+    if not names:
+        return []
+    with IPRoute() as ipr:  # others' devices of such a name are left alone
+        links = [(link["index"], link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")) for link in ipr.get_links()]
+    strays = {name: index for name, index in names.items() if (index, "veth") in links}
+    remove_links(strays.values())
+    return sorted(strays)
+
+
+def devices() -> dict[str, int]:
+    """Indexes of the node's devices by name."""
+    return {name: index for index, name in socket.if_nameindex()}
 
 
 def is_present(host_ifname: str, ifindex: int) -> bool:

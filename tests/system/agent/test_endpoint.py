@@ -28,20 +28,26 @@ class Node:
     """Endpoints of a node that is one network namespace, with a pod that is another."""
 
     def __init__(self, path: Path, families: tuple[int, ...] = (4,)) -> None:
-        self.path = path
+        self.path, self.families = path, families
         self.host, self.pod = new_network(), new_network()
         self.thread = ThreadPoolExecutor(1, initializer=setns, initargs=(self.host, Kind.NET))
-        self.tables = Tables()
         self.pools = NodePools()
         self.pools.set_prefixes([Prefix.parse("10.0.0.0/24"), Prefix.parse("fd00:10::/120")])
-        store = StateDirectory(path)
-        self.endpoints = Endpoints(
-            self.tables.database, self.tables.endpoints, self.pools, store, families, self.thread
-        )
+        self.endpoints = self.restart()
         self.endpoints.settings = LinkSettings(mtu=1500, route_mtu=1450, sources=(), attach=lambda index: ())
 
-    def request(self) -> Request:
-        return Request(command="ADD", container_id="c", ifname="eth0", netns=f"/proc/{os.getpid()}/fd/{self.pod}")
+    def request(self, ifname: str = "eth0") -> Request:
+        return Request(command="ADD", container_id="c", ifname=ifname, netns=f"/proc/{os.getpid()}/fd/{self.pod}")
+
+    def restart(self) -> Endpoints:
+        """The endpoints of another agent, whose predecessor was killed."""
+        self.tables, store = Tables(), StateDirectory(self.path)
+        families, pools = self.families, self.pools
+        return Endpoints(self.tables.database, self.tables.endpoints, pools, store, families, self.thread)
+
+    def run(self, *argv: str) -> None:
+        """A command on the node."""
+        self.thread.submit(subprocess.check_call, argv).result()
 
     def devices(self) -> set[str]:
         return {name for _, name in self.thread.submit(socket.if_nameindex).result() if name.startswith("lxc")}
@@ -152,6 +158,23 @@ async def test_an_agent_that_ends_leaves_no_device_of_an_ended_endpoint(node: No
         with pytest.raises(asyncio.CancelledError):
             await burying
     assert node.devices() == set()  # asked on the thread that had to remove it first
+
+
+async def test_a_successor_removes_what_a_killed_agent_left_without_an_endpoint(node: Node) -> None:
+    others = {"lxcbr0", "lxc0123456789", "lxc0123456789ab"}
+    node.run("ip", "link", "add", "lxcbr0", "type", "bridge")
+    node.run("ip", "link", "add", "lxc0123456789", "type", "bridge")
+    node.run("ip", "link", "add", "lxc0123456789ab", "type", "veth", "peer", "name", "lxcother")
+    async with asyncio.timeout(60):
+        kept = await node.endpoints.add(node.request("eth0"))
+        ended = await node.endpoints.add(node.request("eth1"))
+        await node.endpoints.delete("c", "eth1")  # nobody buries: the agent was killed
+        assert ended.host_ifname in node.devices()
+        successor = node.restart()
+        assert await successor.restore() == 1
+        successor.settings = node.endpoints.settings
+        later = await successor.add(node.request("eth1"))
+    assert node.devices() == {kept.host_ifname, later.host_ifname, "lxcother", *others}
 
 
 async def test_ipv6_is_switched_on_where_a_runtime_left_it_off(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ async def test_an_address_said_twice_is_free_after_both(tmp_path: Path, pods: tu
     pools.set_prefixes([Prefix.parse("10.0.0.0/24")])
     with ThreadPoolExecutor(1) as executor:
         endpoints = Endpoints(tables.database, tables.endpoints, pools, store, (4,), executor)
-        assert endpoints.restore() == 2
+        assert await endpoints.restore() == 2
         await endpoints.delete(rows[first].container_id, "eth0")
         other = rows[1 - first]
         assert pools.usage() == {str(ADDR): f"d/{other.pod}" if other.pod else other.container_id}
