@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -73,15 +73,12 @@ def bridged(undo: ExitStack) -> Pair:
     return Pair(one, two, {4: "10.9.0.2", 6: "fd00:9::2"})
 
 
-def tunnelled(undo: ExitStack) -> Pair:
-    """Two routers, a VXLAN device each with the other for its only peer: what flannel sets up."""
-    wire, pods = undo_close(undo, Host("wire")), []
+def tunnel(wire: Host, nodes: Sequence[Host]) -> None:
+    """Between two nodes, a VXLAN device on each with the other for its only peer: what flannel sets up."""
     wire.ip("link add br0 type bridge", "link set br0 up")
-    for n, other in ((1, 2), (2, 1)):
-        node, pod = undo_close(undo, Host(f"n{n}")), undo_close(undo, Host(f"p{n}"))
+    for n, other, node in ((1, 2, nodes[0]), (2, 1, nodes[1])):
         mac, other_mac = MAC.format(16 + n), MAC.format(16 + other)
         far = {f"10.{other}.0.9": f"10.{other}.0.0/24", f"fd00:{other}::9": f"fd00:{other}::/64"}
-        node.sysctl("net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1")
         wire.ip(f"link add name {node.name} type veth peer name eth0 netns {node.path}",
                 f"link set dev {node.name} master br0 up")  # fmt: skip
         vxlan = f"type vxlan id 7 dstport 4789 local 192.0.2.{n} nolearning"
@@ -90,6 +87,16 @@ def tunnelled(undo: ExitStack) -> Pair:
                 *(f"route add {prefix} via {via} dev vx onlink" for via, prefix in far.items()),
                 *(f"neigh add {via} lladdr {other_mac} dev vx nud permanent" for via in far))  # fmt: skip
         node.run("bridge", "fdb", "append", other_mac, "dev", "vx", "dst", f"192.0.2.{other}")
+
+
+def tunnelled(undo: ExitStack) -> Pair:
+    """Two routers with a tunnel between them."""
+    wire, *nodes = (undo_close(undo, Host(name)) for name in ("wire", "n1", "n2"))
+    tunnel(wire, nodes)
+    pods = []
+    for n, node in enumerate(nodes, 1):
+        pod = undo_close(undo, Host(f"p{n}"))
+        node.sysctl("net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1")
         leg(node, pod, "p", n, (f"10.{n}.0.1", f"fd00:{n}::1"))
         pods.append(pod)
     return Pair(pods[0], pods[1], {4: "10.2.0.1", 6: "fd00:2::1"})

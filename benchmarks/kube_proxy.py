@@ -2,7 +2,8 @@
 
 Chains, their hooks, priorities and order are those of its nftables mode and of its iptables mode with more than a thousand
 endpoints, where it leaves comments out of a service's own chains; like there, only iptables counts, since it cannot help it.
-Every service is a ClusterIP with one endpoint, the same for all. The text stands for the whole table, or adds to it.
+Every service is a ClusterIP with one endpoint of its own: did several share one, a client's ports would clash there after DNAT,
+which costs conntrack a search. The text stands for the whole table, or adds to it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-BACKEND, PORT = "10.1.0.12", 8080
+ENDPOINTS: Final = {"near": "10.1.1.0/24", "far": "10.2.1.0/24"}  # by where they are, seen from the client
+FIRST_PORT, ADDRESSES = 8080, 200  # an endpoint is a port of one of so many addresses
 PODS, SERVICES, NODE = "10.0.0.0/12", "10.96.0.0/12", "192.0.2.1"
 _TABLE: Final = "ip kube-proxy"
 
 
 def vip(number: int) -> str:
     return f"10.{96 + number // 62_500}.{number % 62_500 // 250}.{number % 250 + 1}"
+
+
+def address(place: str, number: int) -> str:
+    return ENDPOINTS[place].replace("0/24", str(number + 1))
+
+
+def endpoint(number: int) -> tuple[str, int]:
+    """Address and port of the only endpoint of service `number`: near if that is even, far if it is odd."""
+    which, odd = divmod(number, 2)
+    return address("far" if odd else "near", which % ADDRESSES), FIRST_PORT + which // ADDRESSES
 
 
 _NFT_SETS: Final = (
@@ -66,15 +78,15 @@ def nft_rules(numbers: Sequence[int], *, with_base: bool = True) -> str:
     """One look-up in a verdict map, then a chain for the service and one for the endpoint."""
     lines = _nft_base() if with_base else []
     for n in numbers:
-        name = f"{n:08X}-bench/service-{n}/tcp/http"
-        service, endpoint = f"service-{name}", f"endpoint-{name}__{BACKEND}/{PORT}"
+        name, (ip, port) = f"{n:08X}-bench/service-{n}/tcp/http", endpoint(n)
+        service, leads_to = f"service-{name}", f"endpoint-{name}__{ip}/{port}"
         lines += [
-            f"add chain {_TABLE} {endpoint}",
-            f"add rule {_TABLE} {endpoint} ip saddr {BACKEND} jump mark-for-masquerade",
-            f"add rule {_TABLE} {endpoint} meta l4proto tcp dnat to {BACKEND}:{PORT}",
+            f"add chain {_TABLE} {leads_to}",
+            f"add rule {_TABLE} {leads_to} ip saddr {ip} jump mark-for-masquerade",
+            f"add rule {_TABLE} {leads_to} meta l4proto tcp dnat to {ip}:{port}",
             f"add chain {_TABLE} {service}",
             f"add rule {_TABLE} {service} ip daddr {vip(n)} ip saddr != {PODS} jump mark-for-masquerade",
-            f"add rule {_TABLE} {service} numgen random mod 1 vmap {{ 0 : goto {endpoint} }}",
+            f"add rule {_TABLE} {service} numgen random mod 1 vmap {{ 0 : goto {leads_to} }}",
             f"add element {_TABLE} cluster-ips {{ {vip(n)} }}",
             f"add element {_TABLE} service-ips {{ {vip(n)} . tcp . 80 : goto {service} }}",
         ]
@@ -154,15 +166,15 @@ def iptables_rules(numbers: Sequence[int], *, with_base: bool = True) -> str:
     rules = []
     place = "-A" if with_base else "-I"
     for n in numbers:
-        service, endpoint = _chain("SVC", n), _chain("SEP", n)
+        service, leads_to, (ip, port) = _chain("SVC", n), _chain("SEP", n), endpoint(n)
         to = f"-m tcp -p tcp -d {vip(n)}/32 --dport 80"
         comment = f'-m comment --comment "bench/service-{n}:http cluster IP"'
         rules += [
             f"{place} KUBE-SERVICES {comment} {to} -j {service}",
             f"-A {service} {comment} {to} ! -s {PODS} -j KUBE-MARK-MASQ",
-            f"-A {service} -j {endpoint}",
-            f"-A {endpoint} -s {BACKEND}/32 -j KUBE-MARK-MASQ",
-            f"-A {endpoint} -m tcp -p tcp -j DNAT --to-destination {BACKEND}:{PORT}",
+            f"-A {service} -j {leads_to}",
+            f"-A {leads_to} -s {ip}/32 -j KUBE-MARK-MASQ",
+            f"-A {leads_to} -m tcp -p tcp -j DNAT --to-destination {ip}:{port}",
         ]
     if with_base:
         return "\n".join([_NAT_BASE.rstrip(), *chains, *rules, _NODE_PORTS, "COMMIT", _FILTER])
@@ -184,6 +196,6 @@ def address_map_rules(numbers: Sequence[int], *, with_base: bool = True) -> str:
             "add rule ip lean nat-prerouting meta l4proto tcp dnat to ip daddr . tcp dport map @endpoints",
         ]  # fmt: skip
     if numbers:
-        elements = ", ".join(f"{vip(n)} . 80 : {BACKEND} . {PORT}" for n in numbers)
+        elements = ", ".join(f"{vip(n)} . 80 : {ip} . {port}" for n in numbers for ip, port in [endpoint(n)])
         lines.append(f"add element ip lean endpoints {{ {elements} }}")
     return "\n".join([*lines, ""])

@@ -1,8 +1,11 @@
-"""A node with a client's and a server's pod, services led by our programs or by kube-proxy's rules: what services.py compares.
+"""Two nodes with pods, services led by our programs or by kube-proxy's rules: what services.py compares.
 
-Ours is the node that tests of the datapath have: all programs on both pods' devices, policy and conntrack in force, and the
-socket programs on the client's cgroup. A rival's node routes in the kernel, with its rules in the node's own namespace. Clients
-run on one core, servers on the other, everywhere.
+    node a: the client's pod, the near server's  ── wire ──  node b: the far server's
+
+Ours are the nodes that tests of the datapath have: all programs on all devices, policy and conntrack in force, and the socket
+programs on the client's cgroup. A rival's nodes route in the kernel, with a VXLAN device between them as flannel sets it up,
+and each has its rules in its own namespace. Clients run on one core, servers on the other, everywhere. A server has as many
+addresses and ports as services need endpoints.
 """
 
 from __future__ import annotations
@@ -10,17 +13,32 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from datapath import leg, undo_close
-from kube_proxy import BACKEND, PORT, address_map_rules, iptables_rules, nft_rules, vip
+import msgspec
+from datapath import leg, tunnel, undo_close
+from kube_proxy import (
+    ADDRESSES,
+    ENDPOINTS,
+    FIRST_PORT,
+    address,
+    address_map_rules,
+    endpoint,
+    iptables_rules,
+    nft_rules,
+    vip,
+)
 
-from datapaths.nodes import FORWARDING, Host, World, mounted_bpffs
+from datapaths import nodes
+from datapaths.nodes import FORWARDING, Host, Pod, World, mounted_bpffs
+from stentor.datapath import targets
 from stentor.datapath.cgroup import CgroupLinks
 from stentor.datapath.object import CGROUP_HOOKS
 from stentor.datapath.service_target import ServiceTarget
@@ -29,12 +47,21 @@ from stentor.services import maglev
 from stentor.sys import cgroup
 from stentor.tables.service import Backend, FrontendKey, LBEntry, Protocol
 
-CLIENT = "10.1.0.11"
+CLIENT, NEAR, FAR = "10.1.0.11", "10.1.0.12", "10.2.0.11"
+PLACES = tuple(ENDPOINTS)
 CLIENTS_CORE, SERVERS_CORE = 0, 1
-CONNECTS = 500
+CONNECTS = 2_000
+MOST, PART = 50_000, 1_000
 BULK_BYTES = 256 << 20
 BURST_S = 0.02
 HERE = Path(__file__).parent
+_UNTRACKED = """
+add table ip untracked
+add chain ip untracked in { type filter hook prerouting priority raw ; }
+add chain ip untracked out { type filter hook output priority raw ; }
+add rule ip untracked in udp dport 4789 notrack
+add rule ip untracked out udp dport 4789 notrack
+"""
 
 
 def compile_connect(build: Path) -> Path:
@@ -44,28 +71,32 @@ def compile_connect(build: Path) -> Path:
 
 
 class Pods:
-    """A client's pod and a server's, the server running until `undo`; `enter` is what a measuring process does first."""
+    """A client's pod and the servers' by place, which run until `undo`; `enter` is what a measuring process does first."""
 
-    def __init__(self, undo: ExitStack, client: Host, server: Host, connect: Path) -> None:
+    def __init__(self, undo: ExitStack, client: Host, servers: Mapping[str, Host], connect: Path) -> None:
         self._client, self._connect = client, connect
-        pid = serve(server)
-        undo.callback(os.waitpid, pid, 0)
-        undo.callback(os.kill, pid, 9)
+        for place, server in servers.items():
+            pid = serve(server, ENDPOINTS[place])
+            undo.callback(os.waitpid, pid, 0)
+            undo.callback(os.kill, pid, 9)
 
     def enter(self) -> None:
         """As a process of the client's pod."""
 
-    def latency_us(self, count: int) -> float:
-        """Median time to connect to services spread over all `count`."""
-        return self._measure(lambda: self._connect_all([(vip(i * 7919 % count), 80) for i in range(CONNECTS)]))
+    def latency_us(self, count: int, place: str) -> float:
+        """Median time to connect to services with endpoints at `place`, spread over all of `count`."""
+        numbers = range(PLACES.index(place), count, len(PLACES))
+        to = [(vip(numbers[i * 7919 % len(numbers)]), 80) for i in range(CONNECTS)]
+        return self._measure(lambda: self._connect_all(to))
 
-    def direct_us(self) -> float:
-        """The same to the server itself: what a connection costs without any service."""
-        return self._measure(lambda: self._connect_all([(BACKEND, PORT)] * CONNECTS))
+    def direct_us(self, place: str) -> float:
+        """The same to an endpoint itself: what a connection costs without any service."""
+        return self._measure(lambda: self._connect_all([endpoint(PLACES.index(place))] * CONNECTS))
 
-    def throughput(self, count: int) -> float:
-        """Gb/s of one connection to the last of `count` services."""
-        return self._measure(lambda: send_bulk(count))
+    def throughput(self, count: int, place: str) -> float:
+        """Gb/s of one connection to the last of `count` services with endpoints at `place`."""
+        last = range(PLACES.index(place), count, len(PLACES))[-1]
+        return self._measure(lambda: send_bulk(vip(last)))
 
     def _connect_all(self, addresses: Sequence[tuple[str, int]]) -> float:
         lines = "".join(f"{ip} {port}\n" for ip, port in addresses)
@@ -90,9 +121,9 @@ class Pods:
             return float(json.loads(answers.read()))
 
 
-def send_bulk(count: int) -> float:
+def send_bulk(ip: str) -> float:
     part = bytes(1 << 20)
-    with socket.create_connection((vip(count - 1), 80)) as s:
+    with socket.create_connection((ip, 80)) as s:
         time.sleep(2 * BURST_S)  # until it is accepted
         began = time.perf_counter()
         for _ in range(BULK_BYTES // len(part)):
@@ -102,24 +133,32 @@ def send_bulk(count: int) -> float:
         return BULK_BYTES * 8 / (time.perf_counter() - began) / 1e9
 
 
-def serve(server: Host) -> int:
-    """A process that accepts, reads to the end and closes; its id.
+def serve(server: Host, network: str) -> int:
+    """A process that accepts, reads to the end and closes, at all endpoints in `network`; its id.
 
     It takes connections in bursts. If it slept in accept(), clients would pay for waking it, which costs as much as half a
     connection or nothing at all, by how deep its core sleeps in a virtual machine.
     """
+    server.ip(f"addr add {network} dev lo")
+    ports = range(FIRST_PORT, FIRST_PORT + -(-MOST // len(PLACES) // ADDRESSES))
     with server.inside():
-        listener = socket.create_server(("0.0.0.0", PORT), backlog=4096)
+        listeners = [socket.create_server(("0.0.0.0", port), backlog=4096) for port in ports]
     child = os.fork()
     if child:
-        listener.close()
+        for listener in listeners:
+            listener.close()
         return child
     try:
         os.sched_setaffinity(0, {SERVERS_CORE})
-        listener.setblocking(False)
+        waiting = select.epoll()
+        for listener in listeners:
+            listener.setblocking(False)
+            waiting.register(listener, select.EPOLLIN)
+        by_fd = {listener.fileno(): listener for listener in listeners}
         while True:
             time.sleep(BURST_S)
-            take_all(listener)
+            for fd, _ in waiting.poll(0):
+                take_all(by_fd[fd])
     finally:
         os._exit(0)
 
@@ -135,20 +174,22 @@ def take_all(listener: socket.socket) -> None:
 
 
 def entry(number: int) -> LBEntry:
-    backends = (Backend(Addr.parse(BACKEND), PORT),)
+    ip, port = endpoint(number)
+    backends = (Backend(Addr.parse(ip), port),)
     return LBEntry(key=FrontendKey(Addr.parse(vip(number)), 80, Protocol.TCP), internal=backends)
 
 
 class Ours(Pods):
-    most = 50_000
-
     def __init__(self, undo: ExitStack, connect: Path) -> None:
         world = World(undo.enter_context(mounted_bpffs()), limits={})
         undo.callback(world.close)
+        for node in world.nodes:
+            with node.inside():
+                for pod in node.pods.values():
+                    node.datapath.promote_endpoint(pod.ifindex_on_node)
+        know_endpoints(world, "near", world.a2)
+        know_endpoints(world, "far", world.b1)
         node = world.a
-        with node.inside():
-            for pod in node.pods.values():
-                node.datapath.promote_endpoint(pod.ifindex_on_node)
         self.target = ServiceTarget(node.datapath.maps, lambda found: maglev.table(found, 251, bytes(12)), 251)
         group = cgroup.root() / f"stentor-bench-{os.getpid()}"
         self._group = cgroup.create(group)
@@ -157,8 +198,7 @@ class Ours(Pods):
         links = CgroupLinks({name: node.datapath.programs[name] for name in CGROUP_HOOKS}, node.pins, group)
         undo.callback(links.detach)
         links.attach()
-        assert (world.a1.addresses[4], world.a2.addresses[4]) == (CLIENT, BACKEND)
-        super().__init__(undo, world.a1, world.a2, connect)
+        super().__init__(undo, world.a1, {"near": world.a2, "far": world.b1}, connect)
 
     def enter(self) -> None:
         cgroup.join(self._group)
@@ -171,8 +211,25 @@ class Ours(Pods):
 
     add = program
 
+    def fill(self, numbers: Sequence[int]) -> None:
+        self.program(numbers)
+
     def clear(self, numbers: Sequence[int]) -> None:
         asyncio.run(self.target.apply([], [entry(n).key for n in numbers]))
+
+
+def know_endpoints(world: World, place: str, pod: Pod) -> None:
+    """The addresses of all endpoints at `place` are those of `pod`, too."""
+    ips = [address(place, n) for n in range(ADDRESSES)]
+    (_, like), *_ = pod.entries()
+    for node in world.nodes:
+        own = pod in node.pods.values()
+        if own:
+            rows = [(addr, msgspec.structs.replace(like, addr=addr)) for addr in map(Addr.parse, ips)]
+            nodes.write(targets.endpoints(node.datapath.maps), rows)
+        tunnel_to = None if own else Addr.parse(next(n for n in world.nodes if n is not node).addresses[4])
+        cached = [nodes.entry(ip, pod.identity, tunnel_to) for ip in ips]
+        nodes.write(targets.ipcache(node.datapath.maps), [(row.prefix, row) for row in cached])
 
 
 class Joined(Pods):
@@ -181,53 +238,78 @@ class Joined(Pods):
     def __init__(self, undo: ExitStack, connect: Path) -> None:
         client, server = (undo_close(undo, Host(name)) for name in ("client", "server"))
         client.ip(f"link add name eth0 type veth peer name eth0 netns {server.path}")
-        for host, address in ((client, CLIENT), (server, BACKEND)):
-            host.ip("link set eth0 up", f"addr add {address}/24 dev eth0")
-        super().__init__(undo, client, server, connect)
+        for host, ip in ((client, CLIENT), (server, NEAR)):
+            host.ip("link set eth0 up", f"addr add {ip}/24 dev eth0")
+        client.ip(f"route add {ENDPOINTS['near']} dev eth0")
+        super().__init__(undo, client, {"near": server}, connect)
 
 
 class Routed(Pods):
-    """A node that routes in the kernel, without any rules."""
+    """Nodes that route in the kernel, without any rules."""
 
     def __init__(self, undo: ExitStack, connect: Path) -> None:
-        self._node, client, server = (undo_close(undo, Host(name)) for name in ("node", "client", "server"))
-        self._node.sysctl(*FORWARDING)
-        leg(self._node, client, "client", 1, (CLIENT,))
-        leg(self._node, server, "server", 2, (BACKEND,))
-        super().__init__(undo, client, server, connect)
+        names = ("wire", "a", "b", "client", "near", "far")
+        wire, a, b, client, near, far = (undo_close(undo, Host(name)) for name in names)
+        self.nodes = (a, b)
+        for node in self.nodes:
+            node.sysctl(*FORWARDING)
+        tunnel(wire, self.nodes)
+        for number, (node, pod, ip) in enumerate(((a, client, CLIENT), (a, near, NEAR), (b, far, FAR)), 1):
+            leg(node, pod, pod.name, number, (ip,))
+        a.ip(f"route add {ENDPOINTS['near']} dev near", f"route add {ENDPOINTS['far']} via 10.2.0.9 dev vx onlink")
+        b.ip(f"route add {ENDPOINTS['far']} dev far")
+        super().__init__(undo, client, {"near": near, "far": far}, connect)
 
 
 class Ruled(Routed):
-    """The same with iptables or nftables; `most` is how many services it takes within a minute."""
+    """The same with iptables or nftables. What is timed is one node's."""
 
-    def __init__(self, undo: ExitStack, connect: Path, load: Sequence[str], add: Sequence[str], rules: Callable[..., str],
-                 most: int = 50_000) -> None:  # fmt: skip
+    def __init__(self, undo: ExitStack, connect: Path, load: Sequence[str], add: Sequence[str],
+                 rules: Callable[..., str]) -> None:  # fmt: skip
         super().__init__(undo, connect)
-        self.most = most
         self._load, self._add, self._rules = load, add, rules
         self.clear(())
 
     def program(self, numbers: Sequence[int]) -> float:
-        return self._run(self._load, self._rules(numbers))
+        return self._run(self.nodes[0], self._load, self._rules(numbers))
 
     def add(self, numbers: Sequence[int]) -> float:
-        return self._run(self._add, self._rules(numbers, with_base=False))
+        return self._run(self.nodes[0], self._add, self._rules(numbers, with_base=False))
 
-    def _run(self, command: Sequence[str], text: str) -> float:
+    def fill(self, numbers: Sequence[int]) -> None:
+        """On both nodes, in parts: nftables takes time by the square of what is in one transaction."""
+        with ThreadPoolExecutor(len(self.nodes)) as pool:
+            for first in range(0, len(numbers), PART):
+                text = self._rules(numbers[first : first + PART], with_base=False)
+                list(pool.map(lambda node, text=text: self._run(node, self._add, text), self.nodes))
+
+    @contextmanager
+    def untracked_tunnel(self) -> Iterator[None]:
+        """Conntrack leaves the tunnel's own packets alone meanwhile, which neither kube-proxy nor flannel asks of it."""
+        for node in self.nodes:
+            node.run("nft", "-f", "-", input=_UNTRACKED)
+        try:
+            yield
+        finally:
+            for node in self.nodes:
+                node.run("nft", "delete table ip untracked")
+
+    def _run(self, node: Host, command: Sequence[str], text: str) -> float:
         began = time.perf_counter()
-        self._node.run(*command, input=text)
+        node.run(*command, input=text)
         return (time.perf_counter() - began) * 1e3
 
     def clear(self, numbers: Sequence[int]) -> None:
         """Of all services, whatever their `numbers`."""
-        self.program(())
+        for node in self.nodes:
+            self._run(node, self._load, self._rules(()))
 
 
 def rivals(undo: ExitStack, connect: Path) -> dict[str, Ours | Ruled]:
     nft = ["nft", "-f", "-"]
     return {
         "ours": Ours(undo, connect),
-        "nftables as kube-proxy": Ruled(undo, connect, nft, nft, nft_rules, 10_000),
+        "nftables as kube-proxy": Ruled(undo, connect, nft, nft, nft_rules),
         "iptables as kube-proxy": Ruled(
             undo, connect, ["iptables-restore"], ["iptables-restore", "--noflush"], iptables_rules
         ),

@@ -4,7 +4,7 @@ Connect latency and throughput with many services, the time to program all of th
 is compared), the cost of a packet with 1 and with 50,000 services, what XDP brings, and how many flows Maglev moves.
 How long a change takes from the API to the map: service_event.py.
 
-    benchmarks/services.py [ROUNDS] [connect-1|connect-1000|connect-10000|connect-50000|program|packet|maglev|wire ...]
+    benchmarks/services.py [ROUNDS] [connect-2|connect-1000|connect-10000|connect-50000|program|packet|maglev|wire ...]
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from measure import interleave, save, summarise, table
-from service_rivals import Joined, Ours, Pods, Routed, Ruled, compile_connect, rivals, vip
+from service_rivals import PLACES, Joined, Ours, Routed, Ruled, compile_connect, rivals, vip
 
 from balancing.outside import ANY_NODE, NODE_PORT, Balancer, listen
 from balancing.outside import entry as balanced
@@ -36,29 +36,42 @@ from stentor.sys.bpf import try_program
 from stentor.sys.veth import face_xdp
 from stentor.tables.service import Backend, EntryFlag, FrontendKey, LBEntry, Protocol
 
-COUNTS = (1, 1_000, 10_000, 50_000)
+COUNTS = (2, 1_000, 10_000, 50_000)
+WHERE = {"near": "on this node", "far": "on another node"}
 PORT = 8080
 ROUND_TRIPS = 5_000
 ALL = 10_000
 
 
-def latencies(rounds: int, every: dict[str, Ours | Ruled], count: int, floors: dict[str, Pods]) -> list[str]:
-    found = {name: rival for name, rival in every.items() if rival.most >= count}
-    for rival in found.values():
-        rival.program(range(count))
-    ways = {name: (lambda r=rival: r.latency_us(count)) for name, rival in found.items()}
-    ways |= {f"no service: {name}": pods.direct_us for name, pods in floors.items()}
-    for way in ways.values():
-        way()  # caches and neighbours
-    latency = interleave(ways, rounds)
-    bulk = interleave({name: (lambda r=rival: r.throughput(count)) for name, rival in found.items()}, rounds)
-    save(f"services-connect-{count}", {"latency_us": latency, "gbps": bulk})
-    for rival in found.values():
+def latencies(rounds: int, every: dict[str, Ours | Ruled], routed: Routed, joined: Joined, count: int) -> Iterator[str]:
+    for rival in every.values():
+        rival.fill(range(count))
+    for place in PLACES:
+        ways = {name: (lambda r=rival, p=place: r.latency_us(count, p)) for name, rival in every.items()}
+        floors = {"ours": every["ours"], "kernel routing": routed}
+        if place == "near":
+            floors["one veth pair, no node"] = joined
+        else:
+            ways["nftables as kube-proxy, tunnel untracked"] = lambda: untracked_us(
+                every["nftables as kube-proxy"], count
+            )
+        ways |= {f"no service: {name}": (lambda f=pods, p=place: f.direct_us(p)) for name, pods in floors.items()}
+        for way in ways.values():
+            way()  # caches and neighbours
+        latency = interleave(ways, rounds)
+        streams = {name: (lambda r=rival, p=place: r.throughput(count, p)) for name, rival in every.items()}
+        bulk = interleave(streams, rounds)
+        save(f"services-connect-{count}-{place}", {"latency_us": latency, "gbps": bulk})
+        yield table(f"Connect, {count:,} services, endpoint {WHERE[place]}", "µs, p50", latency, "ours")
+        yield table(f"One stream, {count:,} services, endpoint {WHERE[place]}", "Gb/s", bulk, "ours")
+    for rival in every.values():
         rival.clear(range(count))
-    return [
-        table(f"Connect, {count:,} services", "µs, p50", latency, "ours"),
-        table(f"One stream, {count:,} services", "Gb/s", bulk, "ours"),
-    ]
+
+
+def untracked_us(rival: Ours | Ruled, count: int) -> float:
+    assert isinstance(rival, Ruled)
+    with rival.untracked_tunnel():
+        return rival.latency_us(count, "far")
 
 
 def programming(rounds: int, every: dict[str, Ours | Ruled]) -> list[str]:
@@ -192,14 +205,11 @@ def against_rules(rounds: int, wanted: Sequence[str]) -> None:
     with ExitStack() as undo:
         connect = compile_connect(Path(undo.enter_context(tempfile.TemporaryDirectory())))
         every = rivals(undo, connect)
-        floors = {
-            "ours": every["ours"],
-            "kernel routing": Routed(undo, connect),
-            "one veth pair, no node": Joined(undo, connect),
-        }
+        routed, joined = Routed(undo, connect), Joined(undo, connect)
         for count in COUNTS:
             if f"connect-{count}" in wanted:
-                print(*latencies(rounds, every, count, floors), sep="\n", flush=True)
+                for text in latencies(rounds, every, routed, joined, count):
+                    print(text, flush=True)
         if "program" in wanted:
             print(*programming(rounds, every), sep="\n", flush=True)
 
