@@ -142,9 +142,7 @@ class CiliumNodeStatus(Value, frozen=True, kw_only=True):
 class CiliumNode(Resource, frozen=True, kw_only=True):
     """CiliumNode represents a node managed by Cilium: its addresses, pod CIDRs and encryption key."""
 
-    spec: Annotated[CiliumNodeSpec, Meta(description="Spec defines the desired configuration of the node")] = (
-        CiliumNodeSpec()
-    )
+    spec: Annotated[CiliumNodeSpec, Meta(description="Spec defines the desired configuration of the node")]
     status: Annotated[CiliumNodeStatus, Meta(description="Status is the status of the node")] = CiliumNodeStatus()
 
     def address(self, kind: str, family: int) -> str:
@@ -249,7 +247,7 @@ class CiliumIdentity(Resource, frozen=True, kw_only=True):
     security_labels: Annotated[
         dict[str, str],
         Meta(description="SecurityLabels is the source-of-truth set of labels for this identity, with their sources"),
-    ] = msgspec.field(name="security-labels", default={})
+    ] = msgspec.field(name="security-labels")
 
 
 CILIUM_NODES = Kind(GROUP, "v2", "ciliumnodes", "CiliumNode", False, CiliumNode)

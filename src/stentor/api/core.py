@@ -35,16 +35,16 @@ class NodeSpec(Value, frozen=True, kw_only=True):
 class DaemonEndpoint(Value, frozen=True, kw_only=True):
     """A node daemon's port; Kubernetes spells this one field with a capital letter."""
 
-    port: int = msgspec.field(name="Port", default=0)
+    port: int = msgspec.field(name="Port")
 
 
 class NodeDaemonEndpoints(Value, frozen=True, kw_only=True):
     """Ports of the node's daemons."""
 
-    kubelet_endpoint: DaemonEndpoint = DaemonEndpoint()
+    kubelet_endpoint: DaemonEndpoint | None = None
 
 
-class NodeSystemInfo(Value, frozen=True, kw_only=True):
+class NodeSystemInfo(Value, frozen=True, omit_defaults=False, kw_only=True):
     """What the node says about its operating system."""
 
     machine_id: str = msgspec.field(name="machineID", default="")
@@ -159,11 +159,22 @@ class LoadBalancerStatus(Value, frozen=True, kw_only=True):
     ingress: tuple[LoadBalancerIngress, ...] = ()
 
 
+class ServiceCondition(Value, frozen=True, omit_defaults=False, kw_only=True):
+    """metav1.Condition, written in full. Read with less: one that somebody left incomplete costs nobody the Service."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    observed_generation: int = 0
+    last_transition_time: str | None = None
+
+
 class ServiceStatus(Value, frozen=True, kw_only=True):
     """State of a Service."""
 
     load_balancer: LoadBalancerStatus = LoadBalancerStatus()
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[ServiceCondition, ...] = ()
 
 
 class Service(Resource, frozen=True, kw_only=True):
@@ -236,7 +247,7 @@ class EndpointPort(Value, frozen=True, kw_only=True):
 class EndpointSlice(Resource, frozen=True, kw_only=True):
     """Backends of a Service, of one address family. Both lists may be null on the wire."""
 
-    address_type: str = "IPv4"
+    address_type: str
     endpoints: tuple[Endpoint, ...] | None = None
     ports: tuple[EndpointPort, ...] | None = None
 

@@ -99,7 +99,7 @@ def _root(definition: Definition) -> JsonObject:
         "kind": {"type": "string", "description": _KIND_TEXT},
         "metadata": {"type": "object"},
     }
-    required = ["metadata", *definition.required]
+    required = ["metadata", *root.get("required", ())]
     return {"type": "object", "description": root["description"], "required": required, "properties": head | properties}
 
 

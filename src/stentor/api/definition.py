@@ -36,7 +36,6 @@ class Definition(NamedTuple):
     short_names: tuple[str, ...]
     columns: tuple[PrinterColumn, ...] = ()
     has_status: bool = False
-    required: tuple[str, ...] = ()
     categories: tuple[str, ...] = ("cilium",)
     older: tuple[Older, ...] = ()
     needed: Callable[[Values], bool] = lambda _: True
@@ -70,7 +69,6 @@ _BASE: Final = (
             PrinterColumn("Age", "date", ".metadata.creationTimestamp", "Time duration since creation of Ciliumnode"),
         ),
         has_status=True,
-        required=("spec",),
     ),
     Definition(
         CILIUM_ENDPOINTS,
@@ -101,7 +99,6 @@ _BASE: Final = (
             ),
             _AGE,
         ),
-        required=("security-labels",),
     ),
 )
 
@@ -128,10 +125,7 @@ def _with_bgp(values: Values) -> bool:
 def _bgp(kind: Kind[Any], short_name: str, older: Older | None, *, has_status: bool = False) -> Definition:
     """What the BGP kinds have in common."""
     columns, categories = (PrinterColumn("Age", "date", ".metadata.creationTimestamp"),), ("cilium", "ciliumbgp")
-    required = () if kind is peering.PEERING_POLICIES else ("spec",)
-    return Definition(
-        kind, (short_name,), columns, has_status, required, categories, (older,) if older else (), _with_bgp
-    )
+    return Definition(kind, (short_name,), columns, has_status, categories, (older,) if older else (), _with_bgp)
 
 
 def _options(kind: Kind[Any], short_name: str) -> Definition:
@@ -140,7 +134,7 @@ def _options(kind: Kind[Any], short_name: str) -> Definition:
         PrinterColumn("Invalid", "string", f'.status.conditions[?(@.type=="{stentor.INVALID}")].status'),
         PrinterColumn("Age", "date", ".metadata.creationTimestamp"),
     )
-    return Definition(kind, (short_name,), columns, True, ("spec",), ("stentor", "ciliumbgp"), (), _with_bgp)
+    return Definition(kind, (short_name,), columns, True, ("stentor", "ciliumbgp"), (), _with_bgp)
 
 
 _POOL_COLUMNS: Final = (
@@ -157,7 +151,6 @@ DEFINITIONS: Final = (
         ("ippools", "ippool", "lbippool", "lbippools"),
         _POOL_COLUMNS,
         has_status=True,
-        required=("spec",),
         older=(Older("v2alpha1"),),
     ),
     Definition(

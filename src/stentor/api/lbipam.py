@@ -63,7 +63,7 @@ class CiliumLoadBalancerIPPoolStatus(Value, frozen=True, kw_only=True):
 class CiliumLoadBalancerIPPool(Resource, frozen=True, kw_only=True):
     """CiliumLoadBalancerIPPool is a pool of addresses that services of type LoadBalancer get from the operator."""
 
-    spec: Annotated[CiliumLoadBalancerIPPoolSpec, Meta(description="The wanted pool")] = CiliumLoadBalancerIPPoolSpec()
+    spec: Annotated[CiliumLoadBalancerIPPoolSpec, Meta(description="The wanted pool")]
     status: Annotated[
         CiliumLoadBalancerIPPoolStatus,
         Meta(description="Pools that overlap are not refused: the later one is marked here and gives out nothing"),

@@ -85,7 +85,7 @@ class VolumeMount(Value, frozen=True, kw_only=True):
     read_only: bool = False
 
 
-class HttpHeader(Value, frozen=True, kw_only=True):
+class HttpHeader(Value, frozen=True, omit_defaults=False, kw_only=True):
     """Header of a probe's request."""
 
     name: str
@@ -115,7 +115,7 @@ class ExecAction(Value, frozen=True, kw_only=True):
     command: tuple[str, ...] = ()
 
 
-class SleepAction(Value, frozen=True, kw_only=True):
+class SleepAction(Value, frozen=True, omit_defaults=False, kw_only=True):
     """Lifecycle hook that only waits."""
 
     seconds: int = 0

@@ -23,8 +23,8 @@ class DeploymentSpec(Value, frozen=True, kw_only=True):
     """`template` is a PodTemplateSpec in JSON form."""
 
     replicas: int = 1
-    selector: LabelSelector = LabelSelector()
-    template: JsonObject = {}
+    selector: LabelSelector
+    template: JsonObject
     strategy: UpdateStrategy = UpdateStrategy()
     min_ready_seconds: int = 0
     revision_history_limit: int | None = None
@@ -47,7 +47,7 @@ class DeploymentStatus(Value, frozen=True, kw_only=True):
 class Deployment(Resource, frozen=True, kw_only=True):
     """Pods of one template, replaced step by step when it changes."""
 
-    spec: DeploymentSpec = DeploymentSpec()
+    spec: DeploymentSpec
     status: DeploymentStatus = DeploymentStatus()
 
 
@@ -81,8 +81,8 @@ class ReplicaSet(Resource, frozen=True, kw_only=True):
 class DaemonSetSpec(Value, frozen=True, kw_only=True):
     """`template` is a PodTemplateSpec in JSON form."""
 
-    selector: LabelSelector = LabelSelector()
-    template: JsonObject = {}
+    selector: LabelSelector
+    template: JsonObject
     update_strategy: UpdateStrategy = UpdateStrategy()
     min_ready_seconds: int = 0
     revision_history_limit: int | None = None
@@ -104,7 +104,7 @@ class DaemonSetStatus(Value, frozen=True, omit_defaults=False, kw_only=True):
 class DaemonSet(Resource, frozen=True, kw_only=True):
     """One pod on each node that its template fits."""
 
-    spec: DaemonSetSpec = DaemonSetSpec()
+    spec: DaemonSetSpec
     status: DaemonSetStatus = DaemonSetStatus()
 
 

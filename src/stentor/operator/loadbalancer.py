@@ -14,9 +14,8 @@ import msgspec
 
 from stentor.api import core, l2, lbipam
 from stentor.api.bgp import LOAD_BALANCER_CLASS as BGP_CLASS
-from stentor.api.core import SERVICES, LoadBalancerIngress, ServiceStatus
+from stentor.api.core import SERVICES, LoadBalancerIngress, ServiceCondition, ServiceStatus
 from stentor.api.lbipam import LB_IP_POOLS, REQUEST_SATISFIED
-from stentor.api.meta import Condition
 from stentor.ipam.loadbalancer import LoadBalancerIPAM
 from stentor.ipam.request import Scope, parse_request
 from stentor.kube import patch
@@ -212,7 +211,7 @@ class AssignmentTarget(ObjectTarget[ServiceKey, Assignment]):
                 "metadata": {"resourceVersion": request.version},
                 "status": {
                     "loadBalancer": {"ingress": wanted.load_balancer.ingress or None},
-                    "conditions": [_full(condition) for condition in wanted.conditions] or None,
+                    "conditions": wanted.conditions or None,
                 },
             },
             manager=MANAGER,
@@ -248,7 +247,7 @@ def wanted_status(request: ServiceRequest, row: Assignment, now: datetime) -> Se
         status = "True" if row.satisfied else "False"
         is_same = before is not None and before.status == status
         conditions.append(
-            Condition(
+            ServiceCondition(
                 type=REQUEST_SATISFIED,
                 status=status,
                 reason=row.reason,
@@ -261,8 +260,3 @@ def wanted_status(request: ServiceRequest, row: Assignment, now: datetime) -> Se
         )
     balancer = msgspec.structs.replace(request.status.load_balancer, ingress=ingress)
     return msgspec.structs.replace(request.status, load_balancer=balancer, conditions=tuple(conditions))
-
-
-def _full(condition: Condition) -> dict[str, Any]:
-    """As metav1.Condition has it: with its message, also an empty one."""
-    return {"message": "", **msgspec.to_builtins(condition)}

@@ -12,7 +12,8 @@ from stentor.runtime.config import Values
 
 
 def line(kind: str, name: str, version: int) -> bytes:
-    return json.dumps({"type": kind, "object": {"metadata": {"name": name, "resourceVersion": str(version)}}}).encode()
+    meta = {"name": name, "resourceVersion": str(version)}
+    return json.dumps({"type": kind, "object": {"metadata": meta, "spec": {}}}).encode()
 
 
 def test_the_row_of_the_own_node_outlives_its_object() -> None:

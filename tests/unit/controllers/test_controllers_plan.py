@@ -364,7 +364,9 @@ def test_status_and_conditions() -> None:
 
 def daemon_set(image: str = "x:1", **fields: Any) -> DaemonSet:
     template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": image}], **fields}}
-    return msgspec.convert({"metadata": {"name": "ds", "uid": "ds"}, "spec": {"template": template}}, DaemonSet)
+    return msgspec.convert(
+        {"metadata": {"name": "ds", "uid": "ds"}, "spec": {"selector": {}, "template": template}}, DaemonSet
+    )
 
 
 def daemon_pod(name: str, place: str, owner_set: DaemonSet, **fields: Any) -> Pod:

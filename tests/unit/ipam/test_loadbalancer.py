@@ -9,7 +9,7 @@ import pytest
 from balancing.addresses import World, blocks
 from stentor.api import core
 from stentor.api.lbipam import CiliumLoadBalancerIPPoolBlock, CiliumLoadBalancerIPPoolSpec
-from stentor.api.meta import Condition, LabelSelector, ObjectMeta
+from stentor.api.meta import LabelSelector, ObjectMeta
 from stentor.ipam.pool import spans_of
 from stentor.ipam.request import Scope, families_of, incompatibility, parse_request
 from stentor.net.address import Addr
@@ -296,7 +296,9 @@ def test_which_services_are_ours(spec: dict[str, Any], expected: bool | None) ->
 
 
 def test_services_that_were_ours_are_known_by_their_condition() -> None:
-    status = core.ServiceStatus(conditions=(Condition(type="cilium.io/IPAMRequestSatisfied", status="True"),))
+    status = core.ServiceStatus(
+        conditions=(core.ServiceCondition(type="cilium.io/IPAMRequestSatisfied", status="True"),)
+    )
     request, _ = parse_request(service(status=status), Scope(is_default=False))
     assert request is not None
     assert (request.wanted, request.is_marked) == (False, True)
