@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -68,20 +70,22 @@ class BGPViews:
         )
 
     async def routes(self, kind: str, family: str, peer: str, vrouter: str) -> RouteList:
-        """Routes that are known, or that peers were told."""
-        if kind not in ("available", "advertised"):
-            raise ConfigError("kind", f"{kind!r} is neither available nor advertised")
+        """Routes that are known, that peers sent, or that they were told; `peer` is a name or an address."""
+        if kind not in ("available", "received", "advertised"):
+            raise ConfigError("kind", f"{kind!r} is none of available, received, advertised")
         if family not in ("ipv4", "ipv6"):
             raise ConfigError("family", f"{family!r} is neither ipv4 nor ipv6")
         found: list[RouteView] = []
-        for instance in self._instances(vrouter):
+        instances, path = self._instances(vrouter), self._control.link.path
+        statuses = await self._peers_named(peer) if kind != "available" else []
+        for instance in instances:
             request = {"request": "routes", "kind": kind, "family": family, "instance": instance.name}
-            told = [each for each in instance.peers if peer in ("", each.config.name, each.config.peer_address)]
             if kind == "available":
-                found += self._routes(instance, "", await _all(self._control.link.path, request))
-            for each in told if kind == "advertised" else ():
-                answer = await _all(self._control.link.path, request | {"peer": each.config.name})
-                found += self._routes(instance, each.config.peer_address or each.config.name, answer)
+                found += self._routes(instance, "", await _all(path, request))
+            for each in statuses:
+                if each.instance == instance.name:
+                    answer = await _all(path, request | {"peer": each.name})
+                    found += self._routes(instance, each.peer_address or each.name, answer)
         return RouteList(node=self._node, enabled=True, routes=tuple(found))
 
     def policies(self, vrouter: str) -> PolicyList:
@@ -137,6 +141,16 @@ class BGPViews:
     async def _statuses(self) -> list[PeerStatus]:
         answer = await _one(self._control.link.path, {"request": "peers"})
         return msgspec.convert(answer["peers"], list[PeerStatus])
+
+    async def _peers_named(self, text: str) -> list[PeerStatus]:
+        """The speaker's peers of this name or address, however it is spelled; all without one."""
+        with suppress(ValueError):
+            text = str(ip_address(text))
+        found = [each for each in await self._statuses() if text in ("", each.name, each.peer_address)]
+        known = ((each.name, each.peer_address) for each in self._without_session(self._plan))
+        if text and not found and not any(text in names for names in known):
+            raise ConfigError("peer", f"no peer {text!r}")
+        return found
 
     def _peer(self, status: PeerStatus) -> PeerView:
         plan = next((each for each in self._plan.instances if each.name == status.instance), None)

@@ -184,6 +184,8 @@ def _route_request(words: Sequence[str], instance: str) -> dict[str, str]:
         elif word != "unicast":
             known = "available, received, advertised, ipv4, ipv6, unicast, peer PEER, vrouter N"
             raise click.UsageError(f"{word!r} is none of {known}")
+    if request["peer"] and request["kind"] == "available":
+        raise click.UsageError("`peer` goes with `advertised` (what it was told) or `received` (what it sent)")
     return request
 
 

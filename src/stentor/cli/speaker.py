@@ -36,7 +36,7 @@ def answers(path: str, request: dict[str, Any], deadline_s: float | None = 30.0)
     try:
         yield from stream(path, request, deadline_s)
     except Unreachable as error:
-        hint = "is `stentor bgp run` running? For a cluster give --kubeconfig FILE or set KUBECONFIG"
+        hint = "does a speaker run on this machine? To look at a cluster give --kubeconfig FILE or set KUBECONFIG"
         raise click.ClickException(f"{error}; {hint}") from error
     except BgpError as error:
         raise click.ClickException(str(error)) from error

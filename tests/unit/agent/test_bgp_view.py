@@ -132,7 +132,13 @@ def test_routes_and_their_age(tmp_path: Path) -> None:
         assert found == {"10.0.1.0/24": ("local", ["PodCIDR"]), "198.18.0.1/32": ("local", ["Service"])}
         assert all(0 <= each["ageSeconds"] < 60 for each in routes)
         assert (await get(client, "/v1/bgp/routes?family=ipv6"))["routes"] == []
-        assert (await get(client, "/v1/bgp/routes?kind=advertised"))["routes"] == []  # nobody is connected
+        for query in (
+            "kind=advertised",
+            "kind=received",
+            "kind=advertised&peer=192.0.2.1",
+            "kind=received&peer=192.0.2.2",
+        ):
+            assert (await get(client, f"/v1/bgp/routes?{query}"))["routes"] == []  # nobody is connected
 
     told(tmp_path, story)
 
@@ -177,9 +183,10 @@ def test_a_watch_ends_when_its_reader_hangs_up(tmp_path: Path) -> None:
 def test_wrong_questions(tmp_path: Path) -> None:
     async def story(client: TestClient[Any, Any]) -> None:
         for path, text in (
-            ("routes?kind=best", "kind: 'best' is neither available nor advertised"),
+            ("routes?kind=best", "kind: 'best' is none of available, received, advertised"),
             ("routes?family=ipx", "family: 'ipx' is neither ipv4 nor ipv6"),
             ("routes?vrouter=7", "vrouter: no virtual router '7'"),
+            ("routes?kind=advertised&peer=192.0.2.9", "peer: no peer '192.0.2.9'"),
         ):
             assert (await get(client, f"/v1/bgp/{path}", 400))["error"] == text
         assert "error" in await get(client, "/v1/bgp/why?prefix=nonsense", 400)

@@ -201,6 +201,12 @@ def test_pod_pools_are_waited_for() -> None:
         ),
         ({"peerAddress": "fe80::1"}, {}, "node-1: main.tor.interface: is missing; a link-local peerAddress needs it"),
         (
+            {"peerAddress": "10.0.0.300"},
+            {"transport": {"sourceInterface": "eth0"}},
+            "CiliumBGPNodeConfig node-1: spec.bgpInstances[0].peers[0].peerAddress: "
+            "'10.0.0.300' does not appear to be an IPv4 or IPv6 address",
+        ),
+        (
             {"name": "twin", "peerAddress": "10.0.0.9"},
             {},
             "CiliumBGPNodeConfig node-1: spec.bgpInstances[0].peers[1].peerAddress: 10.0.0.9 appears twice",
@@ -214,6 +220,14 @@ def test_a_wrong_field_is_named_and_leaves_the_other_sessions_alone(
     plan = made([bad, {"name": "good", "peerAddress": "10.0.0.9"}], {"c": config})
     assert texts(plan) == [problem]
     assert len(plan.instances[0].peers) == 1
+
+
+def test_an_address_is_the_same_however_it_is_spelled() -> None:
+    plan = made([PEER | {"peerAddress": "fd00:10:0:0::1"}, {"name": "twin", "peerAddress": "FD00:10::1"}])
+    assert [peer.config.peer_address for peer in plan.instances[0].peers] == ["fd00:10::1"]
+    assert texts(plan) == [
+        "CiliumBGPNodeConfig node-1: spec.bgpInstances[0].peers[1].peerAddress: fd00:10::1 appears twice"
+    ]
 
 
 def test_an_instance_without_as() -> None:

@@ -46,6 +46,7 @@ def invoke(*arguments: str, text: str = "", **environment: str | None) -> Result
         (("peers", "--socket", "/x", "--node", "n1"), {}, "--socket asks one speaker"),
         (("routes", "sideways"), {}, "'sideways' is none of available, received, advertised"),
         (("routes", "peer"), {}, "'peer' is none of"),
+        (("routes", "available", "peer", "tor"), {}, "`peer` goes with `advertised`"),
         (("route-policies", "peer", "x"), {}, "only `vrouter N` may follow"),
         (("convert", "-f", "/nonexistent/file"), {}, "/nonexistent/file: No such file or directory"),
     ],

@@ -160,7 +160,12 @@ def _find(peer: CiliumBGPNodePeer, field: str, facts: Facts, report: Report) -> 
     """Where the peer is, by its address or by discovery."""
     discovery = peer.auto_discovery
     if peer.peer_address is not None:
-        address, _, zone = peer.peer_address.partition("%")
+        text, _, zone = peer.peer_address.partition("%")
+        try:
+            address = str(ip_address(text))  # one spelling: it is compared, and printed
+        except ValueError as error:
+            report.add(f"{field}.peerAddress", str(error))
+            return None
         return Place(address, peer.peer_interface or zone or None, peer.local_address)
     if discovery is None:
         report.add(f"{field}.peerAddress", "is missing, and there is no autoDiscovery")
