@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from stentor.apiserver.allocation import Allocator
 from stentor.apiserver.garbage import Garbage
 from stentor.apiserver.lifecycle import Lifecycle
 from stentor.apiserver.registry import Registry
@@ -14,7 +15,6 @@ from stentor.apiserver.request import SERVER, Call, parse_delete_options
 from stentor.apiserver.resource import Resource
 from stentor.apiserver.rest import Rest
 from stentor.apiserver.schema import copy_json, load_definitions
-from stentor.apiserver.service import Allocator
 from stentor.apiserver.store import Store
 
 Object = dict[str, Any]

@@ -20,6 +20,7 @@ import msgspec
 import uvloop
 
 from stentor.apiserver import pki
+from stentor.apiserver.allocation import Allocator
 from stentor.apiserver.authentication import Authenticator
 from stentor.apiserver.authorization import ADMINS, Authorizer
 from stentor.apiserver.garbage import Garbage
@@ -29,7 +30,6 @@ from stentor.apiserver.registry import Registry
 from stentor.apiserver.rest import Rest
 from stentor.apiserver.schema import load_definitions
 from stentor.apiserver.server import Server, make_http, make_tls
-from stentor.apiserver.service import Allocator
 from stentor.apiserver.store import Store
 from stentor.apiserver.subresource import Subresources
 from stentor.apiserver.token import Signer

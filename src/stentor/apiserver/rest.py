@@ -9,6 +9,7 @@ from typing import Any
 
 from stentor.apiserver import crd, deletion, ownership, patch
 from stentor.apiserver.admission import admit_pod
+from stentor.apiserver.allocation import Allocator
 from stentor.apiserver.deletion import Verdict
 from stentor.apiserver.errors import (
     BadRequest,
@@ -27,7 +28,6 @@ from stentor.apiserver.meta import generate_name, keep_immutable, now, validate_
 from stentor.apiserver.registry import Registry
 from stentor.apiserver.request import Call, DeleteOptions, parse_bool
 from stentor.apiserver.resource import Resource
-from stentor.apiserver.service import Allocator
 from stentor.apiserver.store import Entry, Event, Key, Operation, Store
 from stentor.apiserver.strategic import strategic_merge
 from stentor.apiserver.strategy import strategy_of
@@ -128,9 +128,10 @@ class Rest:
         if meta.get("name"):
             strategy.prepare_create(document)
         strategy.set_defaults(document)
-        causes = validate_meta(meta, strategy.check_name)
-        self._check(call, document, causes or strategy.validate(document))
+        self._check(call, document, validate_meta(meta, strategy.check_name))
         self._allocate(call, document, None)
+        self._check(call, document, strategy.validate(document))
+        self._claim(call, document, None)
         if resource.bucket == crd.BUCKET:
             crd.set_crd_status(document, self.registry.resources(), stamp)
 
@@ -240,10 +241,15 @@ class Rest:
         owner = (call.namespace, document["metadata"].get("name", ""))
         causes = self.allocator.allocate(owner, document["spec"], old["spec"] if old else None)
         self._check(call, document, causes)
-        if not call.dry_run:
-            if old is not None:
-                self.allocator.release(owner, old["spec"])
-            self.allocator.claim(owner, document["spec"])
+
+    def _claim(self, call: Call, document: Object, old: Object | None) -> None:
+        """What was allocated is the object's, now that nothing speaks against its being written."""
+        if call.resource.bucket != _SERVICES or call.dry_run:
+            return
+        owner = (call.namespace, document["metadata"]["name"])
+        if old is not None:
+            self.allocator.release(owner, old["spec"])
+        self.allocator.claim(owner, document["spec"])
 
     def _writer(self, call: Call, *, applies: bool = False) -> ownership.Writer:
         subresource = call.subresource.name if call.subresource else ""
@@ -367,11 +373,13 @@ class Rest:
         if call.subresource is None:
             strategy.prepare_update(new, old)
         strategy.set_defaults(new)
-        self._allocate(call, new, old)
+        if call.subresource is None:
+            self._allocate(call, new, old)
         causes += validate_meta(new["metadata"], strategy.check_name)
         if call.subresource is None:
             causes = causes or strategy.validate(new) + strategy.validate_update(new, old)
         self._check(call, new, causes)
+        self._claim(call, new, old)
         if strategy.has_generation and self._spec_changed(resource, new, old):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
         if resource.bucket == crd.BUCKET:

@@ -1,28 +1,37 @@
-"""Services: defaults, validation, and the allocation of cluster addresses and node ports (pkg/registry/core/service)."""
+"""Services: defaults, what an update keeps or drops, and validation (pkg/registry/core/service, pkg/apis/core/validation).
+
+Addresses and node ports are given in `allocation`, before validation looks at the whole.
+"""
 
 from __future__ import annotations
 
-import ipaddress
-import random
-from collections.abc import Sequence
 from typing import Any, Final
 
 from stentor.apiserver.errors import Cause, duplicate, forbidden, invalid, required, unsupported
-from stentor.apiserver.exposure import has_health_check, is_exposed, validate_exposure
-from stentor.apiserver.meta import check_label, check_subdomain, validate_labels
+from stentor.apiserver.exposure import (
+    allocates_node_ports,
+    check_address,
+    has_health_check,
+    has_node_ports,
+    is_balancer,
+    is_exposed,
+    is_headless,
+    validate_exposure,
+)
+from stentor.apiserver.meta import (
+    check_label,
+    check_port_name,
+    check_qualified_name,
+    check_subdomain,
+    validate_labels,
+)
 from stentor.apiserver.pod import PROTOCOLS, check_port
 
 Object = dict[str, Any]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Owner = tuple[str, str]
 
-NODE_PORTS: Final = range(30000, 32768)
-_STATIC_NODE_PORTS: Final = 86
-"""Lower ports are left to services that name theirs, as upstream does."""
-_TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
-_POLICIES = ("PreferDualStack", "RequireDualStack", "SingleStack")
-_HEADLESS = "None"
-_FULL = Cause("InternalError", "spec.ports", "Internal error: failed to allocate a nodePort: range is full")
+KUBELET_PORT: Final = 10250
+_TYPES: Final = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
+_ADDRESS_FIELDS: Final = ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")
 
 
 def set_service_defaults(service: Object) -> None:
@@ -38,59 +47,142 @@ def set_service_defaults(service: Object) -> None:
     if kind == "ExternalName":
         return
     spec.setdefault("internalTrafficPolicy", "Cluster")
-    if kind in ("NodePort", "LoadBalancer") or spec.get("externalIPs"):
+    if is_exposed(spec):
         spec.setdefault("externalTrafficPolicy", "Cluster")
     if kind == "LoadBalancer":
         spec.setdefault("allocateLoadBalancerNodePorts", True)
+        for ingress in ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ():
+            if ingress.get("ip"):
+                ingress.setdefault("ipMode", "VIP")
+
+
+# -- updating
+
+
+def prepare_service_update(service: Object, old: Object) -> None:
+    """What a client leaves out stays as it was; what the new type has no use for goes, unless the client changed it."""
+    spec, stale = service["spec"], old["spec"]
+    _drop_unused(spec, stale)
+    if not is_balancer(spec) and "status" in service:
+        service["status"] = {**(service["status"] or {}), "loadBalancer": {}}
+    if _has_addresses(spec) and _has_addresses(stale):
+        _keep_addresses(spec, stale)
+    if allocates_node_ports(spec) and has_node_ports(stale):
+        _keep_node_ports(spec, stale)
+    if has_health_check(spec) and has_health_check(stale) and not spec.get("healthCheckNodePort"):
+        spec["healthCheckNodePort"] = stale.get("healthCheckNodePort")
+
+
+def _has_addresses(spec: Object) -> bool:
+    return spec.get("type") != "ExternalName"
+
+
+def _drop_unused(spec: Object, old: Object) -> None:
+    for is_used, fields in (
+        (_has_addresses, _ADDRESS_FIELDS),
+        (has_health_check, ("healthCheckNodePort",)),
+        (is_balancer, ("allocateLoadBalancerNodePorts", "loadBalancerClass")),
+        (is_exposed, ("externalTrafficPolicy",)),
+    ):
+        if is_used(old) and not is_used(spec):
+            for field in fields:
+                if spec.get(field) == old.get(field):
+                    spec.pop(field, None)
+    if has_node_ports(old) and not has_node_ports(spec) and _numbers(spec) <= _numbers(old):
+        for port in spec.get("ports") or ():
+            port.pop("nodePort", None)
+
+
+def _numbers(spec: Object) -> set[int]:
+    return {port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")}
+
+
+def _keep_addresses(spec: Object, old: Object) -> None:
+    """A changed `clusterIP` alone means both fields."""
+    for field in ("clusterIP", "clusterIPs"):
+        if not spec.get(field) and old.get(field):
+            spec[field] = old[field]
+    if spec.get("clusterIP") != old.get("clusterIP") and spec.get("clusterIPs") == old.get("clusterIPs"):
+        spec["clusterIPs"] = [spec["clusterIP"]]
+
+
+def _keep_node_ports(spec: Object, old: Object) -> None:
+    """A port is known by its name: its number and protocol may have changed."""
+    known = {port.get("name", ""): port.get("nodePort") for port in old.get("ports") or ()}
+    used = _numbers(spec)
+    for port in spec.get("ports") or ():
+        number = known.get(port.get("name", ""))
+        if number and not port.get("nodePort") and number not in used:
+            port["nodePort"] = number
+
+
+# -- validation
 
 
 def validate_service(service: Object) -> list[Cause]:
     spec = service["spec"]
     kind, ports = spec.get("type", "ClusterIP"), spec.get("ports") or []
     causes: list[Cause] = []
-    if kind not in _TYPES:
-        causes.append(unsupported("spec.type", kind, _TYPES))
-    if kind == "ExternalName":
-        name = (spec.get("externalName") or "").rstrip(".")
-        complaint = check_subdomain(name) if name else None
-        if not name:
-            causes.append(required("spec.externalName"))
-        elif complaint:
-            causes.append(invalid("spec.externalName", name, complaint))
-    elif not ports and not is_headless(spec):
+    if not ports and kind != "ExternalName" and not is_headless(spec):
         causes.append(required("spec.ports"))
+    if kind == "ExternalName":
+        causes += _validate_external_name(spec)
+    if kind == "LoadBalancer":
+        complaint = f"may not expose port {KUBELET_PORT} externally since it is used by kubelet"
+        causes += [
+            invalid(f"spec.ports[{index}]", KUBELET_PORT, complaint)
+            for index, port in enumerate(ports)
+            if port.get("port") == KUBELET_PORT
+        ]
     causes += _validate_ports(ports)
     causes += validate_labels(spec.get("selector") or {}, "spec.selector")
     if spec.get("sessionAffinity") not in ("ClientIP", "None"):
         causes.append(unsupported("spec.sessionAffinity", spec.get("sessionAffinity"), ("ClientIP", "None")))
     for index, address in enumerate(spec.get("externalIPs") or ()):
-        if not _is_address(address):
-            causes.append(invalid(f"spec.externalIPs[{index}]", address, "must be a valid IP address"))
+        causes += check_address(address, f"spec.externalIPs[{index}]")
+    if kind not in _TYPES:
+        causes.append(unsupported("spec.type", kind, _TYPES))
+    if kind == "ClusterIP":
+        causes += [
+            forbidden(f"spec.ports[{index}].nodePort", "may not be used when `type` is 'ClusterIP'")
+            for index, port in enumerate(ports)
+            if port.get("nodePort")
+        ]
+    causes += _validate_uniqueness(ports)
     for field in ("internalTrafficPolicy", "externalTrafficPolicy"):
         if spec.get(field, "Cluster") not in ("Cluster", "Local"):
             causes.append(unsupported(f"spec.{field}", spec[field], ("Cluster", "Local")))
-    return causes + validate_exposure(spec)
+    return causes + validate_exposure(service)
 
 
-def is_headless(spec: Object) -> bool:
-    return spec.get("clusterIP") == _HEADLESS
+def validate_service_update(new: Object, old: Object) -> list[Cause]:
+    spec, stale = new["spec"], old["spec"]
+    if is_balancer(spec) and is_balancer(stale) and spec.get("loadBalancerClass") != stale.get("loadBalancerClass"):
+        return [invalid("spec.loadBalancerClass", spec.get("loadBalancerClass"), "may not change once set")]
+    return []
 
 
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
+def _validate_external_name(spec: Object) -> list[Cause]:
+    causes = [
+        forbidden(f"spec.{field}", "may not be set for ExternalName services")
+        for field in _ADDRESS_FIELDS[1:]
+        if spec.get(field)
+    ]
+    name = (spec.get("externalName") or "").removesuffix(".")
+    complaint = check_subdomain(name) if name else None
+    if not name:
+        causes.append(required("spec.externalName"))
+    elif complaint:
+        causes.append(invalid("spec.externalName", name, complaint))
+    return causes
 
 
 def _validate_ports(ports: list[Object]) -> list[Cause]:
     causes: list[Cause] = []
     names: set[str] = set()
-    seen: set[tuple[int, str]] = set()
     for index, port in enumerate(ports):
         where = f"spec.ports[{index}]"
-        name, protocol = port.get("name"), port.get("protocol", "TCP")
+        name, protocol, target = port.get("name"), port.get("protocol", "TCP"), port.get("targetPort")
         if not name:
             causes += [required(f"{where}.name")] if len(ports) > 1 else []
         else:
@@ -103,224 +195,26 @@ def _validate_ports(ports: list[Object]) -> list[Cause]:
         causes += check_port(port.get("port", 0), f"{where}.port")
         if protocol not in PROTOCOLS:
             causes.append(unsupported(f"{where}.protocol", protocol, PROTOCOLS))
-        if isinstance(port.get("targetPort"), int):
-            causes += check_port(port["targetPort"], f"{where}.targetPort")
-        pair = (port.get("port", 0), protocol)
-        if pair in seen:
-            causes.append(duplicate(where, {"port": pair[0], "protocol": pair[1]}))
-        seen.add(pair)
+        if isinstance(target, str):
+            complaint = check_port_name(target)
+            causes += [invalid(f"{where}.targetPort", target, complaint)] if complaint else []
+        elif target is not None:
+            causes += check_port(target, f"{where}.targetPort")
+        complaint = check_qualified_name(port["appProtocol"]) if port.get("appProtocol") else None
+        if complaint:
+            causes.append(invalid(f"{where}.appProtocol", port["appProtocol"], complaint))
     return causes
 
 
-def validate_service_update(new: Object, old: Object) -> list[Cause]:
-    fresh, stale = new["spec"], old["spec"]
-    if "ExternalName" in (fresh.get("type"), stale.get("type")):
-        return []
-    before, after = stale.get("clusterIPs") or [], fresh.get("clusterIPs") or []
-    causes = []
-    if before and after and before[0] != after[0]:
-        causes.append(invalid("spec.clusterIPs[0]", after, "may not change once set"))
-    if before and after and len(before) > 1 and len(after) > 1 and before[1] != after[1]:
-        causes.append(invalid("spec.clusterIPs[1]", after, "may not change once set"))
+def _validate_uniqueness(ports: list[Object]) -> list[Cause]:
+    causes: list[Cause] = []
+    for number in ("nodePort", "port"):
+        seen: set[tuple[int, str]] = set()
+        for index, port in enumerate(ports):
+            pair = (port.get(number, 0), port.get("protocol", "TCP"))
+            if pair in seen and pair[0]:
+                where = f"spec.ports[{index}]"
+                both = duplicate(where, {"port": pair[0], "protocol": pair[1]})
+                causes.append(both if number == "port" else duplicate(f"{where}.nodePort", pair[0]))
+            seen.add(pair)
     return causes
-
-
-class Allocator:
-    """Cluster addresses and node ports in use. An allocation holds from the write on, before it is committed."""
-
-    def __init__(self, networks: Sequence[str]) -> None:
-        """`networks`: service CIDRs, the first one of the cluster's primary family. Raises ValueError."""
-        self.networks: dict[str, Network] = {}
-        for text in networks:
-            network = ipaddress.ip_network(text)
-            self.networks.setdefault(f"IPv{network.version}", network)
-        self._addresses: dict[str, Owner] = {}
-        self._ports: dict[tuple[int, str], Owner] = {}
-
-    @property
-    def families(self) -> list[str]:
-        return list(self.networks)
-
-    def first_address(self, family: str) -> str:
-        """The address of the `kubernetes` service."""
-        return str(self.networks[family][1])
-
-    def claim(self, owner: Owner, spec: Object) -> None:
-        """Remember what a stored service holds."""
-        for address in spec.get("clusterIPs") or ():
-            if address != _HEADLESS:
-                self._addresses[address] = owner
-        for key in _node_ports(spec):
-            self._ports[key] = owner
-
-    def release(self, owner: Owner, spec: Object) -> None:
-        for address in spec.get("clusterIPs") or ():
-            if self._addresses.get(address) == owner:
-                del self._addresses[address]
-        for key in _node_ports(spec):
-            if self._ports.get(key) == owner:
-                del self._ports[key]
-
-    def allocate(self, owner: Owner, spec: Object, old: Object | None) -> list[Cause]:
-        """Complete `spec` with families, addresses and ports; what could not be had as causes. Claims nothing."""
-        if old is not None:
-            _carry_over(spec, old)
-        if spec.get("type") == "ExternalName":
-            for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
-                spec.pop(field, None)
-            return []
-        causes = self._set_families(spec)
-        if not causes and not is_headless(spec):
-            causes = self._set_addresses(owner, spec)
-        return causes or self._set_ports(owner, spec)
-
-    def _set_families(self, spec: Object) -> list[Cause]:
-        addresses = spec.get("clusterIPs") or ([spec["clusterIP"]] if spec.get("clusterIP") else [])
-        if spec.get("clusterIP") and addresses[0] != spec["clusterIP"]:
-            return [invalid("spec.clusterIPs", addresses, "first value must match `clusterIP`")]
-        if addresses:
-            spec["clusterIP"], spec["clusterIPs"] = addresses[0], addresses
-        given = [f"IPv{ipaddress.ip_address(a).version}" for a in addresses if _is_address(a)]
-        families = list(spec.get("ipFamilies") or given)
-        policy = spec.get("ipFamilyPolicy") or ("SingleStack" if len(families) < 2 else "RequireDualStack")
-        if policy not in _POLICIES:
-            return [unsupported("spec.ipFamilyPolicy", policy, _POLICIES)]
-        unknown = [f for f in families if f not in self.networks]
-        if unknown and (spec.get("selector") or not is_headless(spec)):
-            return [invalid("spec.ipFamilies[0]", unknown[0], "not configured on this cluster")]
-        if policy == "RequireDualStack" and len(self.networks) < 2:
-            return [invalid("spec.ipFamilyPolicy", policy, "this cluster is not configured for dual-stack services")]
-        wanted = families or self.families[:1]
-        if policy != "SingleStack":
-            wanted = [*wanted, *(f for f in self.families if f not in wanted)]
-        spec["ipFamilies"] = wanted if policy != "SingleStack" else wanted[:1]
-        spec["ipFamilyPolicy"] = policy
-        return []
-
-    def _set_addresses(self, owner: Owner, spec: Object) -> list[Cause]:
-        addresses = list(spec.get("clusterIPs") or ())[: len(spec["ipFamilies"])]
-        for index, address in enumerate(addresses):
-            causes = self._check_address(owner, address, spec["ipFamilies"][index], f"spec.clusterIPs[{index}]")
-            if causes:
-                return causes
-        for family in spec["ipFamilies"][len(addresses) :]:
-            found = self._free_address(self.networks[family])
-            if found is None:
-                return [
-                    Cause("InternalError", "spec.clusterIPs", f"Internal error: range {self.networks[family]} is full")
-                ]
-            addresses.append(found)
-        spec["clusterIPs"], spec["clusterIP"] = addresses, addresses[0]
-        return []
-
-    def _check_address(self, owner: Owner, address: str, family: str, path: str) -> list[Cause]:
-        if not _is_address(address):
-            return [invalid(path, address, "must be a valid IP address")]
-        parsed = ipaddress.ip_address(address)
-        if f"IPv{parsed.version}" != family:
-            return [invalid(path, address, f"expected an {family} value as indicated by `ipFamilies[{path[-2]}]`")]
-        network = self.networks[family]
-        if parsed not in network or parsed == network.network_address:
-            detail = f"failed to allocate IP {address}: the provided network does not match the current range"
-            return [invalid(path, [address], detail)]
-        if self._addresses.get(address, owner) != owner:
-            return [invalid(path, [address], f"failed to allocate IP {address}: provided IP is already allocated")]
-        return []
-
-    def _free_address(self, network: Network) -> str | None:
-        size = min(network.num_addresses, 1 << 16) - 1
-        static = min(max(16, size // 16), 256)
-        first = static if size > 2 * static else 1
-        for low, high in ((first, size), (1, first)):
-            start = random.randrange(low, high) if high > low else low
-            for step in range(high - low):
-                address = str(network[low + (start - low + step) % (high - low)])
-                if address not in self._addresses:
-                    return address
-        return None
-
-    def _set_ports(self, owner: Owner, spec: Object) -> list[Cause]:
-        kind = spec.get("type")
-        wants = kind == "NodePort" or (kind == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts", True))
-        taken: set[tuple[int, str]] = set()
-        for index, port in enumerate(spec.get("ports") or ()):
-            number, path = port.get("nodePort"), f"spec.ports[{index}].nodePort"
-            if not number:
-                port.pop("nodePort", None)
-                if not wants:
-                    continue
-                number = port["nodePort"] = self._free_port(taken)
-                if not number:
-                    return [_FULL]
-            elif kind not in ("NodePort", "LoadBalancer"):
-                return [forbidden(path, f"may not be used when `type` is '{kind}'")]
-            elif number not in NODE_PORTS:
-                valid = f"The range of valid ports is {NODE_PORTS[0]}-{NODE_PORTS[-1]}"
-                return [invalid(path, number, f"provided port is not in the valid range. {valid}")]
-            key = (number, port["protocol"])
-            if key in taken:
-                return [duplicate(path, number)]
-            if self._ports.get(key, owner) != owner:
-                return [invalid(path, number, "provided port is already allocated")]
-            taken.add(key)
-        return self._set_health_check_port(owner, spec, taken)
-
-    def _set_health_check_port(self, owner: Owner, spec: Object, taken: set[tuple[int, str]]) -> list[Cause]:
-        if not has_health_check(spec):
-            return []
-        number = spec.get("healthCheckNodePort")
-        if not number:
-            number = spec["healthCheckNodePort"] = self._free_port(taken)
-        if not number:
-            return [_FULL]
-        if (number, "TCP") in taken or self._ports.get((number, "TCP"), owner) != owner:
-            return [invalid("spec.healthCheckNodePort", number, "provided port is already allocated")]
-        return []
-
-    def _free_port(self, taken: set[tuple[int, str]]) -> int:
-        """0 when all are in use."""
-        band = list(NODE_PORTS[_STATIC_NODE_PORTS:])
-        random.shuffle(band)
-        used = {n for n, _ in (*self._ports, *taken)}
-        return next((n for n in (*band, *NODE_PORTS[:_STATIC_NODE_PORTS]) if n not in used), 0)
-
-
-def _node_ports(spec: Object) -> list[tuple[int, str]]:
-    ports = [(p["nodePort"], p.get("protocol", "TCP")) for p in spec.get("ports") or () if p.get("nodePort")]
-    if spec.get("healthCheckNodePort"):
-        ports.append((spec["healthCheckNodePort"], "TCP"))
-    return ports
-
-
-def _carry_over(spec: Object, old: Object) -> None:
-    """A client that leaves allocated fields out of an update keeps them; what its new type has no use for goes."""
-    if not has_health_check(spec):
-        if spec.get("healthCheckNodePort") == old.get("healthCheckNodePort"):
-            spec.pop("healthCheckNodePort", None)
-    elif not spec.get("healthCheckNodePort") and old.get("healthCheckNodePort"):
-        spec["healthCheckNodePort"] = old["healthCheckNodePort"]
-    if not is_exposed(spec) and spec.get("externalTrafficPolicy") == old.get("externalTrafficPolicy"):
-        spec.pop("externalTrafficPolicy", None)
-    if spec.get("type") == "ExternalName" or old.get("type") == "ExternalName":
-        return
-    if not spec.get("clusterIP"):
-        for field in ("clusterIP", "clusterIPs"):
-            if field in old:
-                spec[field] = old[field]
-    for field in ("ipFamilies", "ipFamilyPolicy"):
-        if not spec.get(field) and field in old:
-            spec[field] = old[field]
-    if spec.get("ipFamilyPolicy") == "SingleStack":
-        spec["ipFamilies"] = spec["ipFamilies"][:1]
-        spec["clusterIPs"] = (spec.get("clusterIPs") or [])[:1]
-    if spec.get("type") not in ("NodePort", "LoadBalancer"):
-        before = {p.get("nodePort") for p in old.get("ports") or ()}
-        for port in spec.get("ports") or ():
-            if port.get("nodePort") in before:
-                port.pop("nodePort", None)
-        return
-    ports = {(p.get("port"), p.get("protocol")): p.get("nodePort") for p in old.get("ports") or ()}
-    for port in spec.get("ports") or ():
-        known = ports.get((port.get("port"), port.get("protocol")))
-        if known and not port.get("nodePort"):
-            port["nodePort"] = known

@@ -73,6 +73,7 @@ STRATEGIES: Final[dict[str, Strategy]] = {
     ),
     "/services": Strategy(
         set_defaults=service.set_service_defaults,
+        prepare_update=service.prepare_service_update,
         validate=service.validate_service,
         validate_update=service.validate_service_update,
         check_name=check_dns1035,

@@ -22,7 +22,6 @@ from stentor.apiserver.meta import check_dns1035, check_label, check_port_name, 
 from stentor.apiserver.printer import Printer, find_path
 from stentor.apiserver.registry import version_rank
 from stentor.apiserver.request import Target, parse_bool, parse_path
-from stentor.apiserver.service import NODE_PORTS, Allocator
 from stentor.apiserver.store import Entry
 from stentor.apiserver.token import ISSUER, Bound, Claims, Signer, TokenError
 from stentor.apiserver.wire import Form, NotAcceptable, choose_form, encode
@@ -177,128 +176,6 @@ def test_every_kind_prints_itself_even_empty(memory_printer: Callable[[str, dict
         if "list" in resource.verbs:
             document = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": "a"}}
             assert memory_printer(resource.kind, document)
-
-
-# -- services
-
-
-def allocate(allocator: Allocator, name: str, **spec: Any) -> tuple[dict[str, Any], list[str]]:
-    full = {"type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP"}], **spec}
-    causes = allocator.allocate(("ns", name), full, None)
-    if not causes:
-        allocator.claim(("ns", name), full)
-    return full, [c.field for c in causes]
-
-
-def test_addresses_are_never_given_twice_and_run_out() -> None:
-    allocator = Allocator(["10.0.0.0/28"])
-    given = [allocate(allocator, f"s{n}")[0]["clusterIP"] for n in range(14)]
-    assert len(set(given)) == 14
-    assert not {"10.0.0.0", "10.0.0.15"} & set(given)
-    assert allocate(allocator, "more")[1] == ["spec.clusterIPs"]
-    allocator.release(("ns", "s3"), {"clusterIPs": [given[3]]})
-    assert allocate(allocator, "more")[0]["clusterIP"] == given[3]
-
-
-def test_dual_stack_needs_two_families() -> None:
-    assert allocate(Allocator(["10.0.0.0/24"]), "s", ipFamilyPolicy="RequireDualStack")[1] == ["spec.ipFamilyPolicy"]
-    assert allocate(Allocator(["10.0.0.0/24"]), "s", ipFamilyPolicy="PreferDualStack")[0]["ipFamilies"] == ["IPv4"]
-    assert allocate(Allocator(["10.0.0.0/24"]), "s", ipFamilies=["IPv6"])[1] == ["spec.ipFamilies[0]"]
-    both = Allocator(["fd00::/112", "10.0.0.0/24"])
-    assert allocate(both, "s", ipFamilyPolicy="PreferDualStack")[0]["ipFamilies"] == ["IPv6", "IPv4"]
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30))
-def test_node_ports_are_unique(steps: list[tuple[int, bool]]) -> None:
-    allocator = Allocator(["10.0.0.0/24"])
-    held: dict[int, dict[str, Any]] = {}
-    for name, release in steps:
-        if release and name in held:
-            allocator.release(("ns", str(name)), held.pop(name))
-        elif name not in held:
-            held[name] = allocate(allocator, str(name), type="NodePort")[0]
-    ports = [p["nodePort"] for spec in held.values() for p in spec["ports"]]
-    assert len(set(ports)) == len(ports)
-
-
-def test_node_ports_run_out() -> None:
-    allocator = Allocator(["10.0.0.0/16"])
-    ports = [{"port": n, "protocol": "TCP", "name": f"p{n}"} for n in range(1, len(NODE_PORTS) + 1)]
-    assert allocate(allocator, "all", type="NodePort", ports=ports)[1] == []
-    assert allocate(allocator, "more", type="NodePort")[1] == ["spec.ports"]
-    assert allocate(allocator, "plain")[1] == []
-
-
-def test_a_local_load_balancer_gets_a_port_for_health_checks() -> None:
-    allocator = Allocator(["10.0.0.0/24"])
-    local = {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}
-    made, _ = allocate(allocator, "a", **local)
-    assert made["healthCheckNodePort"] in NODE_PORTS
-    assert made["healthCheckNodePort"] != made["ports"][0]["nodePort"]
-    assert allocate(allocator, "b", **local, healthCheckNodePort=made["healthCheckNodePort"])[1] == [
-        "spec.healthCheckNodePort"
-    ]
-    assert "healthCheckNodePort" not in allocate(allocator, "c", type="LoadBalancer")[0]
-    again = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80, "protocol": "TCP"}]}
-    assert allocator.allocate(("ns", "a"), again, made) == []
-    assert again["healthCheckNodePort"] == made["healthCheckNodePort"]
-    plain = {**made, "type": "ClusterIP"}
-    assert allocator.allocate(("ns", "a"), plain, made) == []
-    assert not {"healthCheckNodePort", "externalTrafficPolicy"} & plain.keys()
-
-
-@pytest.mark.parametrize(
-    ("spec", "field", "words"),
-    [
-        (
-            {"loadBalancerSourceRanges": ["10.0.0.0/8"]},
-            "spec.LoadBalancerSourceRanges",
-            "may only be used when `type` is",
-        ),
-        (
-            {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8", "10.0.0.1", "x"]},
-            "spec.LoadBalancerSourceRanges[1]",
-            "must be a valid CIDR value",
-        ),
-        ({"type": "NodePort", "clusterIP": "None"}, "spec.clusterIPs[0]", "may not be set to 'None' for NodePort"),
-        ({"externalTrafficPolicy": "Local"}, "spec.externalTrafficPolicy", "externally-accessible"),
-        ({"type": "NodePort", "healthCheckNodePort": 31000}, "spec.healthCheckNodePort", "`type` is 'LoadBalancer'"),
-        ({"trafficDistribution": "PreferMoon"}, "spec.trafficDistribution", '"PreferSameNode"'),
-        (
-            {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}},
-            "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
-            "must be greater than 0 and less than 86400",
-        ),
-    ],
-)
-async def test_what_fields_of_a_service_ask_of_each_other(
-    memory: Memory, spec: dict[str, Any], field: str, words: str
-) -> None:
-    full = {"ports": [{"port": 80}], **spec}
-    with pytest.raises(Invalid) as caught:
-        await memory.create({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": full})
-    assert field in str(caught.value)
-    assert words in str(caught.value)
-
-
-async def test_a_service_keeps_what_it_was_given(memory: Memory) -> None:
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "s"},
-        "spec": {"type": "NodePort", "ports": [{"port": 80}]},
-    }
-    made = await memory.create(service)
-    again = await memory.update(
-        {**service, "spec": {"type": "NodePort", "ports": [{"port": 80}, {"port": 81, "name": "b"}][:1]}}
-    )
-    assert (again["spec"]["clusterIP"], again["spec"]["ports"]) == (made["spec"]["clusterIP"], made["spec"]["ports"])
-    with pytest.raises(Invalid, match="may not change once set"):
-        await memory.patch("Service", "s", {"spec": {"clusterIP": "10.96.0.77", "clusterIPs": ["10.96.0.77"]}})
-    plain = await memory.patch("Service", "s", {"spec": {"type": "ClusterIP"}})
-    assert "nodePort" not in plain["spec"]["ports"][0]
-    named = await memory.patch("Service", "s", {"spec": {"type": "ExternalName", "externalName": "example.org"}})
-    assert "clusterIP" not in named["spec"]
 
 
 # -- tokens and certificates
