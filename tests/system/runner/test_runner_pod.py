@@ -294,6 +294,14 @@ def _events(machine: Machine, name: str, reason: str) -> list[str]:
     return [entry["message"] for entry in found["items"]]
 
 
+def test_a_pod_that_others_made_unready_is_ready_again(machine: Machine) -> None:
+    """The node controller does so to the pods of a node that was silent for a while."""
+    run_pod(machine, pod("silenced", shell("sleep 1000")))
+    off = {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}
+    machine.kubectl("patch", "pod", "silenced", "--subresource=status", "-p", json.dumps(off))
+    machine.kubectl("wait", "--for=condition=Ready", "pod/silenced", "--timeout=20s")
+
+
 def test_termination_is_graceful_and_complete(machine: Machine, tmp_path: Path) -> None:
     script = "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.1; done"
     run_pod(machine, pod("ends", shell(script), terminationGracePeriodSeconds=20))

@@ -420,7 +420,7 @@ class Worker:
         if self._phase and not self.ledger.runs:
             return None  # it ended before the machine was restarted: its status says how
         fresh = status.compute(self._pod_as_published(), self._situation())
-        if self._forgotten or fresh == (self._published or self.pod.status):
+        if self._forgotten or (fresh == (self._published or self.pod.status) and not self._is_overwritten):
             return None
         meta = self.pod.metadata
         document = {"metadata": {"uid": meta.uid}, "status": status.document(fresh)}
@@ -435,6 +435,18 @@ class Worker:
             return 1.0
         self._published = fresh
         return None
+
+    @property
+    def _is_overwritten(self) -> bool:
+        """Whether conditions that are ours are not as we wrote them: a silent node's pods are made unready by others.
+
+        True for a moment also while the watch is behind: what is written then changes nothing.
+        """
+        seen = {entry.type: entry.status for entry in self.pod.status.conditions}
+        ours = self._published.conditions if self._published is not None else ()
+        return any(
+            seen.get(entry.type, entry.status) != entry.status for entry in ours if entry.type in status.OWN_CONDITIONS
+        )
 
     def _tell(self, reason: str, message: str, *, warning: bool = False) -> None:
         self._context.events.tell(self.pod, reason, message, warning=warning)
