@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from stentor.api.meta import ObjectKey
-from stentor.net.address import Addr, Prefix
+from stentor.net.address import Addr
 from stentor.services.selection import Candidate, candidates, select
 from stentor.services.selector import parse_selector
 from stentor.tables.service import (
@@ -135,15 +135,16 @@ def _entry(
     service: Service, kind: ServiceType, key: FrontendKey, backends: PortBackends, settings: Settings
 ) -> LBEntry:
     external = kind.is_external or settings.external_cluster_ip
-    ranges = _source_ranges(service, kind, key.addr.family, settings)
+    is_guarded = _is_guarded(service, kind, settings)
+    family = key.addr.family
     algorithm = (service.algorithm if settings.allow_algorithm_annotation else None) or settings.algorithm
     flags = EntryFlag.NONE
     for condition, flag in (
         (kind.is_external, EntryFlag.EXTERNAL),
         (kind is ServiceType.CLUSTER_IP and settings.external_cluster_ip, EntryFlag.ROUTABLE),
         (service.affinity_s > 0, EntryFlag.AFFINITY),
-        (bool(ranges), EntryFlag.SOURCE_RANGES),
-        (bool(ranges) and service.source_ranges_deny, EntryFlag.SOURCE_RANGES_DENY),
+        (is_guarded, EntryFlag.SOURCE_RANGES),
+        (is_guarded and service.source_ranges_deny, EntryFlag.SOURCE_RANGES_DENY),
         (kind.is_external and service.external_local, EntryFlag.EXTERNAL_LOCAL),
         (external and algorithm is Algorithm.MAGLEV, EntryFlag.MAGLEV),
     ):
@@ -154,13 +155,13 @@ def _entry(
         external=backends.external if external else (),
         flags=flags,
         affinity_s=service.affinity_s,
-        source_ranges=ranges,
+        source_ranges=tuple(sorted(each for each in service.source_ranges if is_guarded and each.family == family)),
     )
 
 
-def _source_ranges(service: Service, kind: ServiceType, family: int, settings: Settings) -> tuple[Prefix, ...]:
-    """They guard the load balancer's addresses only, unless `bpf.lbSourceRangeAllTypes`."""
-    guarded = kind is ServiceType.LOAD_BALANCER or (settings.source_range_all_types and kind.is_external)
-    if not guarded or service.type != "LoadBalancer":
-        return ()
-    return tuple(sorted(each for each in service.source_ranges if each.family == family))
+def _is_guarded(service: Service, kind: ServiceType, settings: Settings) -> bool:
+    """Source ranges guard the load balancer's addresses only, unless `bpf.lbSourceRangeAllTypes`; those of both families,
+    also when only one of them has ranges: nobody of the other is listed.
+    """
+    is_of_kind = kind is ServiceType.LOAD_BALANCER or (settings.source_range_all_types and kind.is_external)
+    return is_of_kind and service.type == "LoadBalancer" and bool(service.source_ranges)

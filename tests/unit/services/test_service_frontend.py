@@ -171,6 +171,14 @@ def test_source_ranges_guard_the_load_balancer_of_their_family_only() -> None:
     assert everywhere["ClusterIP 10.96.0.7:80/TCP"].entry.source_ranges == ()
 
 
+def test_source_ranges_of_one_family_admit_nobody_of_the_other() -> None:
+    addresses = (Addr.parse("192.0.2.9"), Addr.parse("2001:db8::9"))
+    found = claims(service(type="LoadBalancer", ingress_ips=addresses, source_ranges=(Prefix.parse("10.0.0.0/8"),)))
+    other = found["LoadBalancer [2001:db8::9]:80/TCP"].entry
+    assert other.source_ranges == ()
+    assert other.flags & EntryFlag.SOURCE_RANGES
+
+
 def test_maglev_is_for_what_the_outside_reaches() -> None:
     found = claims(service(), settings=Settings(algorithm=Algorithm.MAGLEV))
     assert found["NodePort 0.0.0.0:30080/TCP"].entry.flags & EntryFlag.MAGLEV
