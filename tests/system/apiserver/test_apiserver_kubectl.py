@@ -349,7 +349,7 @@ def test_services_get_addresses_of_both_families(server: Server, namespace: str)
     node = make("node", type="NodePort")[1]["spec"]["ports"][0]["nodePort"]
     assert 30000 <= node <= 32767
     taken = make("taken", clusterIP=single["clusterIP"])[1]
-    assert taken["details"]["causes"][0]["field"] == "spec.clusterIPs[0]"
+    assert taken["details"]["causes"][0]["field"] == "spec.clusterIPs"
     assert "provided IP is already allocated" in taken["message"]
     assert (
         "provided port is already allocated"
