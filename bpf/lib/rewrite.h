@@ -91,9 +91,10 @@ static __always_inline int rewrite_end(struct __sk_buff *skb, enum which_end whi
 	return rewrite_end_words(skb, which, first_words(to), last_words(to), port);
 }
 
-/* An ICMP error: the end of the packet that it quotes, which is there on the other side, and its own when that is the same one:
- * a router's error keeps the router's address. The flows of both are changed too. The quoted packet's own L4 checksum stays as
- * it was: nobody looks at it, and often it is cut off. */
+/* An ICMP error: its own end, and that of the packet that it quotes, which is there on the other side. A router's error too
+ * comes from where the packets come that it is about: nothing on the receiver's way need lead to the router, and reverse path
+ * filters would refuse it. The flows of both are changed too. The quoted packet's own L4 checksum stays as it was: nobody looks
+ * at it, and often it is cut off. */
 static __always_inline int rewrite_quoting(struct __sk_buff *skb, struct flow *f, struct flow *quoted, enum which_end which,
 					   const struct addr *to, __be16 port)
 {
@@ -103,13 +104,11 @@ static __always_inline int rewrite_quoting(struct __sk_buff *skb, struct flow *f
 	enum which_end inner = which == SOURCE ? DESTINATION : SOURCE;
 	__u32 sum = f->l4 + offsetof(struct icmp_start, sum), inner_l3 = f->l4 + sizeof(struct icmp_start);
 
-	if (addr_equal(from, inner_from)) {
-		if (!store_address(skb, ETH_HLEN, which, from, to))
-			return DROP_WRITE_ERROR;
-		if (f->proto == IPPROTO_ICMPV6 && !fix_address_checksum(skb, sum, BPF_F_PSEUDO_HDR, from, to))
-			return DROP_WRITE_ERROR;
-		*from = *to;
-	}
+	if (!store_address(skb, ETH_HLEN, which, from, to))
+		return DROP_WRITE_ERROR;
+	if (f->proto == IPPROTO_ICMPV6 && !fix_address_checksum(skb, sum, BPF_F_PSEUDO_HDR, from, to))
+		return DROP_WRITE_ERROR;
+	*from = *to;
 	if (!store_address(skb, inner_l3, inner, inner_from, to))
 		return DROP_WRITE_ERROR;
 	/* IPv4: the quoted header's own checksum makes up for its address. IPv6 has none. */

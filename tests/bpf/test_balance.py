@@ -50,6 +50,7 @@ LOCAL = {4: ("10.1.0.11", "10.1.0.12"), 6: ("fd00:1::11", "fd00:1::12")}
 REMOTE = {4: ("10.2.0.11", "10.2.0.12"), 6: ("fd00:2::11", "fd00:2::12")}
 NODE = {4: "192.0.2.1", 6: "2001:db8::1"}
 OTHER_NODE = {4: "192.0.2.2", 6: "2001:db8::2"}
+ROUTER = {4: "192.0.2.77", 6: "2001:db8:aa::77"}
 CLIENTS = {4: ("203.0.113.9", "203.0.113.10", "198.51.100.3"), 6: ("2001:db8:f::9", "2001:db8:f::10", "2001:db8:e::3")}
 VIPS = {4: ("10.96.0.1", "192.0.2.80", "192.0.2.81"), 6: ("fd00:96::1", "2001:db8:7::80", "2001:db8:7::81")}
 ANY = {4: "0.0.0.0", 6: "::"}
@@ -208,10 +209,11 @@ class World:
         assert quoted is not None
         assert (quoted.src, quoted.dst, quoted.sport, quoted.dport) == (p.src, p.dst, p.sport, p.dport)
 
-    def check_error(self, p: Packet) -> str:
-        """The client's ICMP error about an answer to a packet that went to a backend last, and what reaches that backend."""
+    def check_error(self, p: Packet, sender: str) -> str:
+        """An ICMP error about an answer to a packet that went to a backend last, from the client or a router on the way, and
+        what reaches that backend."""
         address, port = self.model.flows[flow_key(p)]
-        trial = self.bench.run("from_netdev", frame(unreachable(p.src, p.dst, p.turned())))
+        trial = self.bench.run("from_netdev", frame(unreachable(sender, p.dst, p.turned())))
         assert self.bench.events() == []
         out = read(contents(trial.data))
         assert out.is_intact
@@ -219,20 +221,20 @@ class World:
         assert out.quoted is not None
         assert (out.quoted.src, out.quoted.sport) == (address, port)
         if address in (*LOCAL[p.family], NODE[p.family]):
-            assert (out.src, out.quoted.dst, out.quoted.dport) == (p.src, p.src, p.sport)
+            assert (out.src, out.quoted.dst, out.quoted.dport) == (sender, p.src, p.sport)
             assert trial.verdict == (TC_OK if address == NODE[p.family] else TC_REDIRECT)
         else:
             assert (out.src, out.quoted.dst) == (NODE[p.family], NODE[p.family])
             assert trial.verdict == TC_REDIRECT
         return "error passed on"
 
-    def check_backends_error(self, p: Packet) -> str:
-        """The backend's ICMP error about a packet that it got, as its client gets it."""
+    def check_backends_error(self, p: Packet, router: str) -> str:
+        """An ICMP error about a packet that a backend got, from a pod itself or from behind the node, as its client gets it."""
         address, port = self.model.flows[flow_key(p)]
-        program = "from_container" if address in LOCAL[p.family] else "to_netdev"
+        program, sender = ("from_container", address) if address in LOCAL[p.family] else ("to_netdev", router)
         if address not in (*LOCAL[p.family], NODE[p.family]):
             return "elsewhere"
-        trial = self.bench.run(program, frame(unreachable(address, p.src, replace(p, dst=address, dport=port))))
+        trial = self.bench.run(program, frame(unreachable(sender, p.src, replace(p, dst=address, dport=port))))
         assert self.bench.events() == []
         out = read(contents(trial.data))
         assert out.is_intact
@@ -359,8 +361,8 @@ def run_case(bench: Bench, seed: int, length: int) -> Counter[str]:
         if outcome in ("pod here", "this node") and r.random() < 0.5:
             seen[world.check_answer(p)] += 1
         if outcome in ("pod here", "this node", "elsewhere") and r.random() < 0.1:
-            seen[world.check_error(p)] += 1
-            seen[world.check_backends_error(p)] += 1
+            seen[world.check_error(p, r.choice((p.src, ROUTER[p.family])))] += 1
+            seen[world.check_backends_error(p, r.choice((NODE[p.family], ROUTER[p.family])))] += 1
     return seen + world.seen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from ipaddress import ip_address
 
 import pytest
 
@@ -24,6 +25,7 @@ from balancing.outside import (
     receive,
 )
 from datapaths.nodes import OUTSIDE, Host, World, mounted_bpffs
+from datapaths.packet import UDP, Packet, ip, unreachable
 from stentor.datapath.maps import COUNT, DROP_KEY
 from stentor.datapath.verdict import Drop
 from stentor.net.address import Addr, Prefix
@@ -278,6 +280,16 @@ def test_nobody_behind_a_service_is_told_at_once(world: World, balancer: Balance
         asking.recv(9)
 
 
+def offer(world: World, balancer: Balancer, family: int, place: str, where: str) -> tuple[Host, tuple[str, int]]:
+    """A UDP service with one backend; returns a client, a pod or the outside, and the address that it knows."""
+    _, address = servers(world, family)[place]
+    if where == "pod":
+        balancer.put(entry(SERVICE[family], PORT, Protocol.UDP, address))
+        return world.a1, (SERVICE[family], PORT)
+    balancer.put(entry(ANY_NODE[family], NODE_PORT, Protocol.UDP, address))
+    return world.outside, (world.a.addresses[family], NODE_PORT)
+
+
 @both_families
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("where", ["pod", "outside"])
@@ -285,10 +297,7 @@ def test_an_error_about_a_question_comes_from_the_service(
     world: World, balancer: Balancer, family: int, place: str, where: str
 ) -> None:
     """Nobody listens at the backend: its port unreachable reaches the client's socket, which knows the service only."""
-    _, address = servers(world, family)[place]
-    at = (SERVICE[family], PORT) if where == "pod" else (world.a.addresses[family], NODE_PORT)
-    balancer.put(entry(*at if where == "pod" else (ANY_NODE[family], NODE_PORT), Protocol.UDP, address))
-    client = world.a1 if where == "pod" else world.outside
+    client, at = offer(world, balancer, family, place, where)
     with client.socket(DOMAIN[family], socket.SOCK_DGRAM) as asking, pytest.raises(ConnectionRefusedError):
         asking.settimeout(5)
         asking.connect(at)
@@ -303,10 +312,8 @@ def test_an_error_about_an_answer_reaches_the_backend(
     world: World, balancer: Balancer, family: int, place: str, where: str
 ) -> None:
     """The client is gone: its port unreachable, about a packet of the service, reaches the backend's socket."""
+    client, at = offer(world, balancer, family, place, where)
     host, address = servers(world, family)[place]
-    at = (SERVICE[family], PORT) if where == "pod" else (world.a.addresses[family], NODE_PORT)
-    balancer.put(entry(*at if where == "pod" else (ANY_NODE[family], NODE_PORT), Protocol.UDP, address))
-    client = world.a1 if where == "pod" else world.outside
     with listen(host, address, Protocol.UDP, family) as server:
         with client.socket(DOMAIN[family], socket.SOCK_DGRAM) as asking:
             asking.connect(at)
@@ -316,6 +323,54 @@ def test_an_error_about_an_answer_reaches_the_backend(
         server.send(b"answer")
         with pytest.raises(ConnectionRefusedError):
             server.recv(100)
+
+
+RECEIVE_ERRORS = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}  # IP_RECVERR, IPV6_RECVERR
+
+
+def raw(host: Host, family: int) -> socket.socket:
+    """For packets with headers of their own."""
+    with host.inside():
+        return socket.socket(DOMAIN[family], socket.SOCK_RAW, socket.IPPROTO_RAW)
+
+
+@pytest.fixture
+def strict(world: World) -> Iterator[None]:
+    """Node b refuses packets from where it would not send any to."""
+    world.b.sysctl("net/ipv4/conf/eth0/rp_filter=1")
+    yield
+    world.b.sysctl("net/ipv4/conf/eth0/rp_filter=0")
+
+
+@both_families
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("place", PLACES)
+def test_a_routers_error_about_an_answer_reaches_the_backend(
+    world: World, balancer: Balancer, family: int, place: str
+) -> None:
+    """On another node it comes from the node that knows the client: nothing there leads to the router."""
+    client, at = offer(world, balancer, family, place, "outside")
+    host, address = servers(world, family)[place]
+    router = {4: "203.0.113.7", 6: "2001:db8:113::7"}[family]
+    with (
+        listen(host, address, Protocol.UDP, family) as server,
+        client.socket(DOMAIN[family], socket.SOCK_DGRAM) as asking,
+        raw(client, family) as answering,
+    ):
+        server.setsockopt(*RECEIVE_ERRORS[family], 1)
+        asking.connect(at)
+        asking.send(b"question")
+        _, peer = server.recvfrom(100)
+        server.connect(peer)
+        server.send(b"answer")
+        assert asking.recv(100) == b"answer"
+        answer = Packet(at[0], OUTSIDE[family], UDP, sport=NODE_PORT, dport=asking.getsockname()[1])
+        answering.sendto(ip(unreachable(router, at[0], answer)), (at[0], 0))
+        with pytest.raises(OSError, match="Network is unreachable"):
+            server.recv(100)
+        _, [(_, _, told)], _, _ = server.recvmsg(100, 200, socket.MSG_ERRQUEUE)
+    offender = str(ip_address(told[20:24] if family == 4 else told[24:40]))  # behind struct sock_extended_err
+    assert offender == (world.a.addresses[family] if place in ("pod there", "other node") else router)
 
 
 @both_families
