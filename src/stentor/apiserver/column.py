@@ -206,20 +206,17 @@ def _bracketed(address: str, suffix: str) -> str:
     return f"[{address}]{suffix}" if ":" in address and suffix else f"{address}{suffix}"
 
 
-def _more(items: list[str]) -> str:
+def _more(items: list[str], empty: str = "<none>") -> str:
     more = f" + {len(items) - 3} more..." if len(items) > 3 else ""
-    return _none(",".join(items[:3]) + more)
+    return ",".join(items[:3]) + more or empty
 
 
 def _slice_ports(obj: Object) -> str:
-    if obj.get("ports") is None:
-        return "<unset>"
-    return _more([str(p.get("port", "*")) for p in obj["ports"]])
+    return _more([str(p.get("port") or p.get("name") or "*") for p in obj.get("ports") or ()], "<unset>")
 
 
 def _slice_endpoints(obj: Object) -> str:
-    addresses = [a for e in obj.get("endpoints") or () for a in e.get("addresses") or ()]
-    return _more(addresses) if addresses else "<unset>"
+    return _more([a for e in obj.get("endpoints") or () for a in e.get("addresses") or ()], "<unset>")
 
 
 def _ingress_hosts(obj: Object) -> str:

@@ -141,8 +141,8 @@ class Zone:
 
     def _service(self, name: str, below: Sequence[str], key: ObjectKey) -> list[Record] | None:
         service = self._services.get(key)
-        if service is None:
-            return None
+        if service is None or (service.is_headless and not any(self._endpoints(service))):
+            return None  # 2.4.1: without a ready endpoint a headless service is as if it were not there
         if not below:
             return self._of_service(name, service)
         if service.target:
@@ -159,8 +159,6 @@ class Zone:
         return [_address(name, addr) for addr in dict.fromkeys(each.addr for each in self._endpoints(service))]
 
     def _of_endpoint(self, name: str, label: str, service: NamedService) -> list[Record] | None:
-        if label in ("_tcp", "_udp", "_sctp"):
-            return []
         found = [_address(name, each.addr) for each in self._endpoints(service) if each.label == label]
         return found or None
 

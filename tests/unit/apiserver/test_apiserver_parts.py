@@ -159,6 +159,28 @@ def test_what_get_pods_says(
     assert memory_printer("Pod", document)[2] == shown
 
 
+@pytest.mark.parametrize(
+    ("ports", "addresses", "shown"),
+    [
+        ([], [], ["<unset>", "<unset>"]),
+        ([{"port": 80}, {"name": "any"}, {}], ["10.0.0.1"], ["80,any,*", "10.0.0.1"]),
+        (
+            [{"port": n} for n in range(1, 6)],
+            ["10.0.0.1"] * 4,
+            ["1,2,3 + 2 more...", "10.0.0.1,10.0.0.1,10.0.0.1 + 1 more..."],
+        ),
+    ],
+)
+def test_what_get_endpointslices_says(
+    memory_printer: Callable[[str, dict[str, Any]], list[Any]],
+    ports: list[dict[str, Any]],
+    addresses: list[str],
+    shown: list[str],
+) -> None:
+    document = {"metadata": {"name": "a"}, "addressType": "IPv4", "ports": ports}
+    assert memory_printer("EndpointSlice", {**document, "endpoints": [{"addresses": addresses}]})[2:4] == shown
+
+
 @pytest.fixture
 def memory_printer() -> Callable[[str, dict[str, Any]], list[Any]]:
     def show(kind: str, document: dict[str, Any]) -> list[Any]:

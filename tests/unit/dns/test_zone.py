@@ -38,6 +38,7 @@ def zone() -> Zone:
     for each in (
         service("web", clusterIPs=["10.96.0.7", "fd00:96::7"], ports=ports),
         service("db", clusterIPs=["None"], clusterIP="None", ports=[{"name": "http", "port": 80}]),
+        service("asleep", clusterIPs=["None"], clusterIP="None", ports=[{"name": "http", "port": 80}]),
         service("out", type="ExternalName", externalName="www.example.com"),
         service("alias", type="ExternalName", externalName="web.shop.svc.cluster.local"),
     ):
@@ -46,6 +47,7 @@ def zone() -> Zone:
         slice_of("db", "IPv4", {"addresses": ["10.0.1.1"], "hostname": "db-0"}, {"addresses": ["10.0.1.2"]},
                  {"addresses": ["10.0.1.3"], "conditions": {"ready": False}}),
         slice_of("db", "IPv6", {"addresses": ["fd00::1"], "hostname": "db-0"}),
+        slice_of("asleep", "IPv4", {"addresses": ["10.0.1.9"], "conditions": {"ready": False}}),
     ):  # fmt: skip
         parsed = row.parse_slice(found)
         assert parsed is not None
@@ -110,6 +112,9 @@ def test_answers(zone: Zone, name: str, kind: Kind | None, expected: list[str]) 
         "a._http._tcp.web.shop.svc.cluster.local",
         "db-0.out.shop.svc.cluster.local",
         "10-0-1-3.db.shop.svc.cluster.local",
+        "asleep.shop.svc.cluster.local",
+        "_tcp.asleep.shop.svc.cluster.local",
+        "_http._tcp.asleep.shop.svc.cluster.local",
         "10-0-0-999.shop.pod.cluster.local",
         "10-0-0-1.none.pod.cluster.local",
         "www.example.com.cluster.local",
