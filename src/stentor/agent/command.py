@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one value, over those of the files"
     )
-    parser.add_argument("--kubeconfig", metavar="FILE", help="without it the pod's service account")
+    parser.add_argument("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, then the pod's service account")
     parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig")
     parser.add_argument("--node-name", default=socket.gethostname(), metavar="NAME", help="this node's name (hostname)")
     parser.add_argument(

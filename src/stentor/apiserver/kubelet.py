@@ -17,6 +17,7 @@ from multidict import MultiMapping
 from stentor.apiserver.errors import ApiError, BadRequest, Internal, NotFound, Unavailable, not_found
 from stentor.apiserver.request import Call
 from stentor.apiserver.rest import Rest
+from stentor.kube.errors import describe
 
 Object = dict[str, Any]
 
@@ -68,7 +69,7 @@ class KubeletProxy:
             async with self._client().get(url, params=query, timeout=aiohttp.ClientTimeout(_CONNECT_S)) as answer:
                 text = (await answer.text()).strip()
         except (aiohttp.ClientError, TimeoutError) as fault:
-            return Unavailable(f"error dialing backend: {fault}")
+            return Unavailable(f"error dialing backend: {describe(fault)}")
         if answer.status == 404:
             return NotFound(text or "container not found")
         return BadRequest(text or "Upgrade request required: this server streams over WebSocket only")
@@ -128,7 +129,7 @@ class KubeletProxy:
         except aiohttp.WSServerHandshakeError as fault:
             raise await self._refusal(url, query) from fault
         except (aiohttp.ClientConnectorError, TimeoutError) as fault:
-            raise Unavailable(f"error dialing backend: {fault}") from fault
+            raise Unavailable(f"error dialing backend: {describe(fault)}") from fault
 
 
 WebSocket = web.WebSocketResponse | aiohttp.ClientWebSocketResponse

@@ -11,7 +11,7 @@ from pathlib import Path
 from stentor.bgp.compile import compile_all
 from stentor.bgp.config import Config, load
 from stentor.bgp.control import Control
-from stentor.bgp.errors import BgpError
+from stentor.bgp.errors import BgpError, ConfigError
 from stentor.bgp.speaker import Speaker
 from stentor.runtime.log import set_up
 
@@ -48,7 +48,8 @@ def main(argv: list[str]) -> int:
             return 0
         asyncio.run(_run(arguments, config))
     except (BgpError, OSError) as error:
-        print(f"stentor bgp: {error}", file=sys.stderr)
+        source = f"{arguments.config}: " if isinstance(error, ConfigError) and arguments.config else ""
+        print(f"stentor bgp: {source}{error}", file=sys.stderr)
         return 1
     return 0
 

@@ -250,7 +250,7 @@ def load(path: str) -> Config:
     try:
         text = FilePath(path).read_text()
     except OSError as error:
-        raise ConfigError("", f"cannot read {path}: {error.strerror}") from error
+        raise ConfigError("", f"cannot be read: {error.strerror}") from error
     return parse(text)
 
 

@@ -79,6 +79,8 @@ async def _follow_one(cluster: Cluster, agent: AgentPod, path: str, show: Show) 
     """One agent's failure is a warning: the others go on."""
     import aiohttp
 
+    from stentor.kube.errors import describe
+
     try:
         async for each in objects(cluster.stream(agent, _request(path))):
             show(each)
@@ -86,5 +88,5 @@ async def _follow_one(cluster: Cluster, agent: AgentPod, path: str, show: Show) 
     except AgentError as e:
         text = e.message
     except (aiohttp.ClientError, OSError) as e:
-        text = f"{type(e).__name__} {e}".rstrip()
+        text = describe(e)
     click.echo(f"Warning: {agent.node}: {text}", err=True)

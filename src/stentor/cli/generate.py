@@ -21,14 +21,16 @@ def crd(output: str, names: tuple[str, ...]) -> None:
     """
     from stentor.api.crd import documents
 
-    chosen = []
-    for document in documents():
+    every, chosen, left = documents(), [], set(names)
+    for document in every:
         spec = document["spec"]["names"]
         known = {document["metadata"]["name"], spec["plural"], spec["singular"], spec["kind"], *spec["shortNames"]}
         if not names or known & set(names):
             chosen.append(document)
-    if not chosen:
-        raise click.ClickException(f"no definition named {', '.join(names)}")
+            left -= known
+    if left:
+        kinds = ", ".join(sorted(document["spec"]["names"]["kind"] for document in every))
+        raise click.ClickException(f"no definition named {', '.join(sorted(left))}; there are: {kinds}")
     if output == "json":
         emit({"apiVersion": "v1", "kind": "List", "items": chosen}, "json")
         return

@@ -72,6 +72,8 @@ def ask_local(path: str, sock: str = SOCKET) -> tuple[int, Any]:
             parts = []
             while chunk := connection.recv(65536):
                 parts.append(chunk)
+    except PermissionError as e:
+        raise AgentError(f"{sock}: {e.strerror}; ask as root") from e
     except OSError as e:
         raise AgentError(f"{sock}: {e.strerror}; is an agent running on this machine?") from e
     return parse_answer(b"".join(parts))
@@ -88,7 +90,7 @@ class Cluster:
         try:
             self.client = Client(find(kubeconfig, context), user_agent="stentor-cli")
         except BadConfig as e:
-            raise AgentError(str(e)) from e
+            raise click.ClickException(str(e)) from e  # no AgentError: waiting does not help
 
     async def __aenter__(self) -> Cluster:
         await self.client.__aenter__()
@@ -121,14 +123,17 @@ class Cluster:
         """One request to one agent."""
         import aiohttp
 
+        from stentor.kube.errors import describe
+
         try:
             async with asyncio.timeout(_LIMIT_S):
                 return parse_answer(await self._exec(agent, _request(path)))
         except aiohttp.WSServerHandshakeError as e:
-            reason = "its container does not run" if e.status == 404 else f"the API server answers {e.status}"
+            reasons = {404: "its container does not run", 503: "the API server cannot reach its node"}
+            reason = reasons.get(e.status, f"the API server answers {e.status}")
             raise AgentError(f"agent of {agent.node} (pod {agent.pod}): {reason}") from e
         except (aiohttp.ClientError, OSError, TimeoutError) as e:
-            raise AgentError(f"agent of {agent.node} (pod {agent.pod}): {type(e).__name__} {e}".rstrip()) from e
+            raise AgentError(f"agent of {agent.node} (pod {agent.pod}): {describe(e)}") from e
 
     async def _exec(self, agent: AgentPod, stdin: bytes) -> bytes:
         return b"".join([chunk async for chunk in self.stream(agent, stdin)])

@@ -36,15 +36,20 @@ log = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM (0); 2 for flags that cannot be used, 1 when an address cannot be listened on."""
     parser = argparse.ArgumentParser(prog="stentor dns", description="Cluster DNS.")
-    parser.add_argument("--kubeconfig", metavar="FILE", help="without it the pod's service account")
+    parser.add_argument("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, then the pod's service account")
     parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig")
     parser.add_argument(
-        "--listen", action="append", metavar="ADDRESS[:PORT]", help="UDP and TCP; default: every address, port 53"
+        "--listen",
+        action="append",
+        type=_server,
+        metavar="ADDRESS[:PORT]",
+        help="UDP and TCP; default: every address, port 53",
     )
     parser.add_argument("--cluster-domain", default="cluster.local", metavar="NAME", help="default: cluster.local")
     parser.add_argument(
         "--upstream",
         action="append",
+        type=_server,
         metavar="ADDRESS[:PORT]",
         help="server of all other names; default: resolv.conf's",
     )
@@ -52,21 +57,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--health-port", type=int, default=8181, metavar="PORT", help="/health, /ready, /metrics")
     arguments = parser.parse_args(argv)
     try:
-        listen = [Server.parse(text) for text in arguments.listen or ("0.0.0.0", "::")]
-        upstreams = [Server.parse(text) for text in arguments.upstream or ()]
         connection = find(arguments.kubeconfig, arguments.context)
-    except (ValueError, BadConfig) as e:
+    except BadConfig as e:
         print(f"stentor dns: {e}", file=sys.stderr)
         return 2
     logs.set_up()
     gc.freeze()
-    upstreams = upstreams or list(of_resolv_conf(arguments.resolv_conf))
+    listen = arguments.listen or [Server.parse(text) for text in ("0.0.0.0", "::")]
+    upstreams = arguments.upstream or list(of_resolv_conf(arguments.resolv_conf))
     try:
         asyncio.run(run(connection, arguments.cluster_domain, listen, upstreams, arguments.health_port))
     except OSError as e:
         print(f"stentor dns: {e}", file=sys.stderr)
         return 1
     return 0
+
+
+def _server(text: str) -> Server:
+    """A flag's value; argparse shows the message with the flag."""
+    try:
+        return Server.parse(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e
 
 
 async def run(

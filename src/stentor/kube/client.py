@@ -18,7 +18,7 @@ import aiohttp
 from stentor.api.meta import Kind, Resource
 from stentor.kube import raw
 from stentor.kube.config import Connection
-from stentor.kube.errors import ApiError, Retryable
+from stentor.kube.errors import ApiError, Retryable, describe
 from stentor.kube.patch import Patch
 
 T = TypeVar("T", bound=Resource)
@@ -157,7 +157,7 @@ class Client:
                 self._count(method, str(response.status))
         except (aiohttp.ClientError, OSError, TimeoutError) as e:
             self._count(method, "<error>")
-            raise Retryable(f"{method} {path}: {type(e).__name__}: {e}") from e
+            raise Retryable(f"{method} {path}: {describe(e)}") from e
         if response.status >= 400:
             raise raw.decode_error(response.status, answer)
         return answer
@@ -192,7 +192,7 @@ class Client:
                     if lines:
                         yield [line for line in lines if line.strip()]
         except (aiohttp.ClientError, OSError, TimeoutError) as e:
-            raise Retryable(f"WATCH {kind}: {type(e).__name__}: {e}") from e
+            raise Retryable(f"WATCH {kind}: {describe(e)}") from e
 
     async def is_ready(self) -> bool:
         """Whether the server says that it can serve."""

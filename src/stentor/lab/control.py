@@ -93,6 +93,8 @@ def ask(place: Place, request: Request, deadline_s: float = 60.0) -> Answer:
             raw, fds, _, _ = socket.recv_fds(sock, _MESSAGE_BYTES, 16)
         except TimeoutError as e:
             raise LabError(f"lab {place.name!r} has not answered in {deadline_s:.0f} s; see {place.log}") from e
+        except PermissionError:
+            raise  # a living lab of somebody else
         except OSError as e:
             words = f"lab {place.name!r} is not running: `stentor lab down --name {place.name}` removes what is left"
             raise NoSuchLabError(words) from e

@@ -135,7 +135,7 @@ class _Resolver:
             try:
                 tree = config.merge(tree, config.parse_setting(setting))
             except config.ConfigError as e:
-                self.problems.add("--set", str(e))
+                self.problems.add("", str(e))
         return tree
 
     def _cluster_values(self, cluster: t.Cluster) -> dict[str, Any]:
@@ -153,7 +153,8 @@ class _Resolver:
             holders = ((node.values, f"{cluster_path}.{node_path}values"), (self.settings, "--set"))
             holder = next((path for tree, path in holders if _has(tree, e.key)), f"{cluster_path}.values")
             if not e.key.startswith("cluster."):  # that is told with its own path
-                self.problems.add(f"{holder}.{e.key}" if e.key else holder, e.problem)
+                separator = " " if holder == "--set" else "."
+                self.problems.add(f"{holder}{separator}{e.key}" if e.key else holder, e.problem)
 
     # Clusters
 

@@ -152,7 +152,7 @@ def load(path: Path) -> Topology:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "not UTF-8 text"
-        raise TopologyError([("", f"cannot read {path}: {reason}")]) from e
+        raise TopologyError([("", f"cannot be read: {reason}")]) from e
     return parse(text)
 
 

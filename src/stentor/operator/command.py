@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one value, over those of the files"
     )
-    parser.add_argument("--kubeconfig", metavar="FILE", help="without it the pod's service account")
+    parser.add_argument("--kubeconfig", metavar="FILE", help="default: $KUBECONFIG, then the pod's service account")
     parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig")
     arguments = parser.parse_args(argv)
     try:

@@ -60,17 +60,18 @@ def remove(path: Path, deadline_s: float = 10.0) -> None:
     """Kills everything in the group and removes it with all below; a group that does not exist is no error.
 
     Repeats, since a dying process leaves its group late. TimeoutError when something cannot be killed in time; it says who,
-    and where in the kernel that waits.
+    and where in the kernel that waits. PermissionError when the group is not ours.
     """
     end = time.monotonic() + deadline_s
     while path.is_dir():
-        with contextlib.suppress(
-            OSError
-        ):  # gone between the look and the kill (ENOENT, ENODEV): somebody else removes it too
+        try:
             kill(path)
-        with contextlib.suppress(OSError):
             for directory, _, _ in os.walk(path, topdown=False):
                 os.rmdir(directory)
+        except PermissionError:
+            raise
+        except OSError:
+            pass  # somebody else removes it too (ENOENT, ENODEV), or somebody still dies in it (EBUSY)
         if time.monotonic() > end:
             raise TimeoutError(
                 f"{path}: processes in this cgroup do not die: {', '.join(_inhabitants(path)) or 'none'}"

@@ -79,6 +79,17 @@ def test_two_labs_of_one_topology_live_side_by_side(lab: LabFactory, lab_environ
     assert " 0% packet loss" in two.exec("a", "ping", "-c1", "-W2", "b").stdout
 
 
+def test_who_is_not_root_is_told_so(lab: LabFactory, lab_environment: dict[str, str]) -> None:
+    """The capability lets nobody read the checkout, wherever it is, and do nothing more than that."""
+    made = lab(SMALL)
+    reads = [f"--{kind}-caps=-all,+dac_read_search" for kind in ("inh", "ambient")]
+    for command in (["list"], ["status"], ["exec", "a", "--", "true"], ["kill", "a"], ["down"]):
+        argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *reads, str(STENTOR), "lab", *command]
+        done = subprocess.run(argv, env=lab_environment, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, "run it as root" in done.stderr) == (1, True), done.stderr
+    assert [machine["state"] for machine in made.status()["machines"]] == ["Running", "Running"]
+
+
 def test_down_is_idempotent(lab: LabFactory, lab_environment: dict[str, str]) -> None:
     made = lab(SMALL)
     assert made.run("down").stdout == f"lab {made.name} is removed\n"

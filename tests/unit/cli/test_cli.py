@@ -51,7 +51,9 @@ def test_crds_as_manifests() -> None:
     assert (
         json.loads(invoke("crd", "-o", "json", "cep").output)["items"][0]["spec"]["names"]["kind"] == "CiliumEndpoint"
     )
-    assert invoke("crd", "nothing").exit_code == 1
+    done = invoke("crd", "cep", "nothing")
+    assert done.exit_code == 1
+    assert "no definition named nothing; there are: CiliumBGPAdvertisement, " in done.output
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,7 @@ def test_crds_as_manifests() -> None:
     [
         (("status",), "no kubeconfig: give --kubeconfig FILE or set KUBECONFIG"),
         (("endpoint", "list"), "no kubeconfig"),
+        (("status", "--wait"), "no kubeconfig"),
         (("--kubeconfig", "/nonexistent/file", "node", "list"), "/nonexistent/file: No such file"),
         (("status", "--wait", "--wait-duration", "soon"), "'soon' is no duration"),
         (("bpf", "what", "list"), "No such command 'what'"),

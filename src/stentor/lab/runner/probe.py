@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import aiohttp
 
 from stentor.api.pod import Container, HttpGetAction, Probe
+from stentor.kube.errors import describe
 
 _EAGER_FIRST_S: Final = 0.02
 _MESSAGE_LIMIT: Final = 1024
@@ -108,7 +109,7 @@ async def ask_http(session: aiohttp.ClientSession, action: HttpGetAction, host: 
                 return Outcome(True)
             return Outcome(False, f"HTTP probe failed with statuscode: {response.status}")
     except (aiohttp.ClientError, OSError, ValueError) as e:
-        return Outcome(False, f'Get "{url}": {_reason(e)}'[:_MESSAGE_LIMIT])
+        return Outcome(False, f'Get "{url}": {describe(e)}'[:_MESSAGE_LIMIT])
 
 
 async def ask_tcp(host: str, port: int) -> Outcome:
@@ -116,12 +117,6 @@ async def ask_tcp(host: str, port: int) -> Outcome:
     try:
         _, writer = await asyncio.open_connection(host, port)
     except OSError as e:
-        return Outcome(False, f"dial tcp {host}:{port}: {_reason(e)}")
+        return Outcome(False, f"dial tcp {host}:{port}: {describe(e)}")
     writer.close()
     return Outcome(True)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, ConnectionRefusedError | aiohttp.ClientConnectorError):
-        return "connect: connection refused" if "refused" in str(error).lower() else f"connect: {error}"
-    return str(error) or type(error).__name__
