@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from measure import interleave, ratio, save, table
 
 from datapaths.nodes import POD_MTU, Host, World, mounted_bpffs
+from stentor.sys.bridge import bypass_netfilter
 
 HERE = Path(__file__).parent
 SECONDS = "0.7"
@@ -75,6 +76,8 @@ def bridged(undo: ExitStack) -> Pair:
 
 def tunnel(wire: Host, nodes: Sequence[Host]) -> None:
     """Between two nodes, a VXLAN device on each with the other for its only peer: what flannel sets up."""
+    with wire.inside():
+        bypass_netfilter()
     wire.ip("link add br0 type bridge", "link set br0 up")
     for n, other, node in ((1, 2, nodes[0]), (2, 1, nodes[1])):
         mac, other_mac = MAC.format(16 + n), MAC.format(16 + other)

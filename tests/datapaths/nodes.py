@@ -24,6 +24,7 @@ from stentor.datapath.loader import Datapath
 from stentor.datapath.names import Pins
 from stentor.net.address import Addr, Prefix
 from stentor.net.identity import Reserved
+from stentor.sys.bridge import bypass_netfilter
 from stentor.sys.namespace import new_network, visit_network
 from stentor.tables.endpoint import EndpointEntry
 from stentor.tables.ipcache import IPCacheEntry, IPCacheFlag
@@ -235,6 +236,8 @@ class World:
             undo.callback(self.a.close)
             self.b = Node("b", 2, bpffs, underlay, limits)
             undo.callback(self.b.close)
+            with self.wire.inside():
+                bypass_netfilter()
             self.wire.ip("link add br0 type bridge", "link set br0 up")
             for host, addresses in ((self.a, self.a.addresses), (self.b, self.b.addresses), (self.outside, OUTSIDE)):
                 self.wire.ip(f"link add name {host.name} type veth peer name eth0 netns {host.path}",

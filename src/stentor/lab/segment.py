@@ -9,6 +9,7 @@ import socket
 from stentor.lab.machine import MachineNamespaces
 from stentor.lab.plan import Machine, Network
 from stentor.sys import netlink
+from stentor.sys.bridge import bypass_netfilter
 from stentor.sys.namespace import new_network, visit_network
 from stentor.sys.veth import face_xdp
 
@@ -25,6 +26,7 @@ class Segment:
         self._made = 0
         self._programs: dict[str, list[int]] = {}
         with visit_network(self.namespace), netlink.Route() as route:
+            bypass_netfilter()
             route.send(netlink.add_bridge(_BRIDGE, mtu=network.mtu), netlink.set_link(1, up=True))
             self.bridge = socket.if_nametoindex(_BRIDGE)
 

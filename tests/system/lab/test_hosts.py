@@ -75,6 +75,28 @@ def test_router_chooses_equal_paths_by_flow(hosts: Lab, family: str, ways: tuple
     assert {way for way in ways if f"via {way} " in found.stdout} == set(ways)
 
 
+def test_a_network_passes_frames_unread(hosts: Lab) -> None:
+    """Also one that no router would forward: with a wrong checksum in its IPv4 header."""
+    listen = (
+        "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)); s.settimeout(20)\n"
+        "print('ready', flush=True)\n"
+        "while not s.recv(2000).endswith(b'a marker'): pass"
+    )
+    frame = (
+        "ff" * 6 + "020000000001" + "0800" + "4500001c0000400040fd0bad" + "ac120102" + "ac120101" + b"a marker".hex()
+    )
+    send = (
+        "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('eth0', 0)); "
+        f"s.send(bytes.fromhex('{frame}'))"
+    )
+    argv = [str(STENTOR), "lab", "exec", "--name", hosts.name, "tor", "--", "python3", "-c", listen]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=hosts.environment) as listening:
+        assert listening.stdout is not None
+        assert listening.stdout.readline() == "ready\n"
+        hosts.exec("a", "python3", "-c", send)
+        assert listening.wait(30) == 0
+
+
 def test_routes_and_mtu(hosts: Lab) -> None:
     routes = hosts.exec("a", "ip", "route").stdout
     assert "default via 172.18.1.1 dev eth0" in routes
