@@ -32,7 +32,7 @@ from stentor.tables.masquerade import Uplink
 from stentor.tables.node import NodeAddress
 from stentor.tables.policy import ANYONE, Direction, Form, PolicyPeer, PolicyRule
 
-LIMITS = {"ipcacheMax": 8192, "ctTcpMax": 8192, "ctAnyMax": 8192, "natMax": 8192, "peersMax": 8192, "classesMax": 8192}
+LIMITS = {"ipcacheMax": 8192, "ctTcpMax": 8192, "ctAnyMax": 8192, "natMax": 8192}
 POD_MTU = 1430  # 1500 - 70: VXLAN over IPv6
 ALLOW_ALL = 1  # the class, and the policy set that leads to it in both directions
 OUTSIDE = {4: "192.0.2.9", 6: "2001:db8::9"}

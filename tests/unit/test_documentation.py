@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stentor.datapath.maps import MAPS
 from stentor.runtime.config import Values, paths
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,15 @@ def test_every_configuration_key_is_documented_and_exists() -> None:
     rows = re.findall(r"^\| (`[^|]+) \|", (ROOT / "docs/configuration.md").read_text(), re.MULTILINE)
     documented = {key for row in rows for key in re.findall(r"`([^`]+)`", row)}
     assert documented == set(leaves())
+
+
+def test_every_capacity_sizes_a_map() -> None:
+    """Of those that do not, the documentation says that they are reserved."""
+    wanted = {path for path in leaves() if path.startswith("bpf.") and path.endswith("Max")}
+    sizes = {f"bpf.{layout.limit}" for layout in MAPS.values() if layout.limit is not None}
+    page = (ROOT / "docs/configuration.md").read_text()
+    assert wanted - sizes == {path for path in wanted if re.search(rf"^\| `{path}` .*\| reserved", page, re.MULTILINE)}
+    assert sizes <= wanted
 
 
 @pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))])

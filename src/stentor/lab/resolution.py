@@ -25,9 +25,7 @@ _POD_CIDR_KEYS = ("clusterPoolIPv4PodCIDRList", "clusterPoolIPv6PodCIDRList")
 _SERVICE_CIDRS = {"ipv4": "10.96.0.0/16", "ipv6": "fd00:96::/112"}
 # Values that a lab sets below the topology's: a laptop's maps, not a data centre's.
 _LAB_VALUES: dict[str, Any] = {
-    "bpf": dict.fromkeys(
-        ("ctTcpMax", "ctAnyMax", "natMax", "policyMapMax", "lxcMapMax", "ipcacheMax", "nodeMapMax"), 32768
-    )
+    "bpf": dict.fromkeys(("ctTcpMax", "ctAnyMax", "natMax", "lxcMapMax", "ipcacheMax", "nodeMapMax"), 32768)
 }
 
 
