@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
 
+from stentor.cli.bgp import bgp
+from stentor.cli.lab import lab
+from stentor.cli.main import cli
 from stentor.datapath.maps import MAPS
 from stentor.runtime.config import Values, paths
 
@@ -33,12 +37,32 @@ def test_every_capacity_sizes_a_map() -> None:
     assert sizes <= wanted
 
 
-@pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))])
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(
+        r"^#+ (.*)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*(p.name for p in ROOT.glob("*.md")), *map(str, (ROOT / "docs").rglob("*.md"))])
 def test_links_lead_somewhere(page: str) -> None:
     source = ROOT / page
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", source.read_text()):
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", source.read_text()):
         if "://" not in target:
-            assert (source.parent / target).exists(), f"{page} links to {target}"
+            place = source.parent / target if target else source
+            assert place.exists(), f"{page} links to {target}"
+            assert not anchor or anchor in anchors(place), f"{page} links to {target}#{anchor}"
+
+
+@pytest.mark.parametrize("group", [cli, bgp, lab], ids=lambda group: group.name)
+def test_every_command_is_documented(group: click.Group) -> None:
+    pages = "".join((ROOT / "docs" / name).read_text() for name in ("cli.md", "bgp.md", "lab.md"))
+    within = "" if group is cli else f"{group.name} "
+    names = group.list_commands(click.Context(group))
+    assert [
+        name for name in names if not re.search(rf"[`|]({within}|stentor {within})([a-z-]+\\?\|)*{name}\b", pages)
+    ] == []
 
 
 def test_every_runtime_dependency_has_its_reason() -> None:

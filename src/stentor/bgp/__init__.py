@@ -1,7 +1,7 @@
 """A BGP speaker: pure protocol modules, thin sockets around them.
 
 Pure (no sockets, clocks, logs): ``nlri`` ``attribute`` ``capability`` ``wire`` ``update`` (messages), ``fsm`` (a connection),
-``decision`` ``policy`` ``rib`` (routes), ``bfd.wire`` ``bfd.session``.
+``decision`` ``policy`` ``rib`` ``outbound`` (routes), ``bfd.packet`` ``bfd.session``.
 Acting: ``connection`` ``attempt`` ``neighbour`` ``instance`` ``speaker`` (TCP), ``advertisement`` (router advertisements),
 ``kernel`` (its routes), ``control`` (unix socket), ``bfd.process``.
 
