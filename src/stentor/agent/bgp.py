@@ -100,7 +100,7 @@ class BGPControl:
     async def _begin(
         self, jobs: JobGroup, graph: Graph, balancer: Reconciler[Any, Any], service_sources: ServiceSources
     ) -> None:
-        for source in (*service_sources.early, *service_sources.late):
+        for source in service_sources.all:
             await source.synced.wait()
         while not (balancer.is_compared and all(table.is_synced for table in self._needed())):
             await asyncio.sleep(_POLL_S)

@@ -124,6 +124,11 @@ class Agent:
         self._policy_writers: tuple[Reconciler[Any, Any], ...] = ()
         self.collected: connection.Collected | None = None
 
+    @property
+    def watches(self) -> tuple[Reflector[Any], ...]:
+        """All that it watches, whatever for; BGP says by itself what it lacks."""
+        return self.sources + self.service_sources.all
+
     async def start(self, jobs: JobGroup) -> Acceptor:
         """Bring everything up; returns the CNI socket's server."""
         for source in self.sources:

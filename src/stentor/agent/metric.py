@@ -68,7 +68,10 @@ def _cluster(agent: Agent) -> Iterator[Metric]:
     calls = {(host, *key): float(count) for key, count in agent.client.requests.items()}
     labels = ("host", "method", "return_code")
     yield counter("cilium_k8s_client_api_calls", "API calls by server, method and return code", calls, labels)
-    events = {(source.kind.kind, "update", "success"): float(source.events) for source in agent.sources}
+    events: dict[tuple[str, ...], float] = {}
+    for source in agent.watches:  # some kinds are watched twice
+        key = (source.kind.kind, "update", "success")
+        events[key] = events.get(key, 0.0) + source.events
     yield counter("cilium_kubernetes_events", "Events received from Kubernetes", events, ("scope", "action", "status"))
 
 
@@ -122,7 +125,9 @@ def _datapath(agent: Agent) -> Iterator[Metric]:
     pressure = {(name,): count / maps[name].spec.max_entries for name, count in rows.items()}
     if agent.service_target is not None:
         maglev = agent.service_target.maglev
-        pressure[("lb_slots",)] = agent.service_target.slots / maps["lb_slots"].spec.max_entries
+        taken = {"lb_slots": agent.service_target.slots, "lb_members": agent.service_target.slots}
+        taken["lb_sources"] = agent.service_target.sources
+        pressure |= {(name,): count / maps[name].spec.max_entries for name, count in taken.items()}
         pressure[("lb_maglev",)] = maglev.pressure
         refused = {(): float(maglev.refused)}
         yield gauge("cilium_maglev_tables_refused", "Backend sets without a look-up table for want of room", refused)

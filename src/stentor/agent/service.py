@@ -68,6 +68,10 @@ class ServiceSources(msgspec.Struct, frozen=True):
     early: tuple[Reflector[Any], ...]
     late: tuple[Reflector[Any], ...]
 
+    @property
+    def all(self) -> tuple[Reflector[Any], ...]:
+        return self.early + self.late
+
     def start(self, jobs: JobGroup) -> None:
         for source in self.early:
             jobs.keep(f"watch-{source.kind}", source.run)

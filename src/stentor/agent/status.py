@@ -83,7 +83,7 @@ def status_of(agent: Agent) -> AgentStatus:
         states[endpoint.state.value] = states.get(endpoint.state.value, 0) + 1
     values = agent.values
     masquerade = [f"IPv{f}: {'Enabled' if on else 'Disabled'}" for f, on in _masquerade(agent).items()]
-    faults = [f"{source.kind}: {source.fault}" for source in agent.sources if source.fault]
+    faults = [f"{source.kind}: {source.fault}" for source in agent.watches if source.fault]
     return AgentStatus(
         node=agent.node.name,
         version=stentor.__version__,
@@ -151,9 +151,9 @@ def _reconcilers(agent: Agent) -> list[ReconcilerStatus]:
 
 def _problems(agent: Agent) -> list[str]:
     problems = [agent.obstacle] if agent.obstacle else []
-    lost = [source for source in agent.sources if source.fault]
+    lost = [source for source in agent.watches if source.fault]
     if lost:
-        kinds = ", ".join(source.kind.plural for source in lost)
+        kinds = ", ".join(dict.fromkeys(source.kind.plural for source in lost))
         problems.append(f"the Kubernetes API is not watched ({kinds}): {lost[0].fault}")
     problems += [
         f"{each.name}: {max(1, each.failing)} rows could not be written: {each.error}"
@@ -163,6 +163,11 @@ def _problems(agent: Agent) -> list[str]:
     problems += [
         f"{part.name}: {part.message}" for part in agent.health.parts if part.level is Level.DEGRADED and part.message
     ]
+    refused = agent.service_target.maglev.refused if agent.service_target is not None else 0
+    if refused:
+        problems.append(
+            f"map lb_maglev is full: no look-up table for {refused} sets of backends, which are chosen at random"
+        )
     problems += [f"BGP: {problem}" for problem in agent.bgp.problems] if agent.bgp is not None else []
     waiting = sum(1 for row in agent.tables.endpoints if row.state is EndpointState.WAITING_FOR_IDENTITY)
     if waiting:
