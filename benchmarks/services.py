@@ -44,6 +44,7 @@ ALL = 10_000
 
 
 def latencies(rounds: int, every: dict[str, Ours | Ruled], routed: Routed, joined: Joined, count: int) -> Iterator[str]:
+    every = {name: rival for name, rival in every.items() if rival.most >= count}
     for rival in every.values():
         rival.fill(range(count))
     for place in PLACES:
@@ -51,10 +52,8 @@ def latencies(rounds: int, every: dict[str, Ours | Ruled], routed: Routed, joine
         floors = {"ours": every["ours"], "kernel routing": routed}
         if place == "near":
             floors["one veth pair, no node"] = joined
-        else:
-            ways["nftables as kube-proxy, tunnel untracked"] = lambda: untracked_us(
-                every["nftables as kube-proxy"], count
-            )
+        elif isinstance(rules := every.get("nftables as kube-proxy"), Ruled):
+            ways["nftables as kube-proxy, tunnel untracked"] = lambda r=rules: untracked_us(r, count)
         ways |= {f"no service: {name}": (lambda f=pods, p=place: f.direct_us(p)) for name, pods in floors.items()}
         for way in ways.values():
             way()  # caches and neighbours
@@ -68,8 +67,7 @@ def latencies(rounds: int, every: dict[str, Ours | Ruled], routed: Routed, joine
         rival.clear(range(count))
 
 
-def untracked_us(rival: Ours | Ruled, count: int) -> float:
-    assert isinstance(rival, Ruled)
+def untracked_us(rival: Ruled, count: int) -> float:
     with rival.untracked_tunnel():
         return rival.latency_us(count, "far")
 
