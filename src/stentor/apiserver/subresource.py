@@ -78,11 +78,10 @@ class Subresources:
             meta = binding.get("metadata") or {}
             if meta.get("annotations"):
                 pod["metadata"].setdefault("annotations", {}).update(meta["annotations"])
-            conditions = pod.setdefault("status", {}).setdefault("conditions", [])
-            if not any(c.get("type") == "PodScheduled" for c in conditions):
-                conditions.append(
-                    {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now()}
-                )
+            status = pod.setdefault("status", {})
+            scheduled = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now()}
+            others = [each for each in status.get("conditions") or [] if each.get("type") != "PodScheduled"]
+            status["conditions"] = [*others, scheduled]
             return pod
 
         await self._rest.change(call, change)

@@ -26,7 +26,7 @@ class EventType(Enum):
 
 
 class WatchEvent(msgspec.Struct, Generic[T], frozen=True):
-    """One change. `object` is None when it was deleted; of a bookmark only the resource version counts."""
+    """One change. `object` is None when it was deleted, and a bookmark has only the version."""
 
     type: EventType
     key: ObjectKey
@@ -57,6 +57,10 @@ class _Named(msgspec.Struct, frozen=True):
     metadata: _Name
 
 
+class _Bookmark(msgspec.Struct, frozen=True):
+    metadata: ListMeta = ListMeta()
+
+
 class _RawList(msgspec.Struct, frozen=True):
     metadata: ListMeta = ListMeta()
     items: tuple[msgspec.Raw, ...] | None = None
@@ -84,6 +88,7 @@ _EVENT = msgspec.json.Decoder(_RawEvent)
 _LIST = msgspec.json.Decoder(_RawList)
 _STATUS = msgspec.json.Decoder(_Status)
 _NAMED = msgspec.json.Decoder(_Named)
+_BOOKMARK = msgspec.json.Decoder(_Bookmark)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -120,10 +125,14 @@ def decode_list(kind: Kind[T], body: bytes) -> tuple[Page[T], list[str]]:
 def decode_event(kind: Kind[T], line: bytes) -> WatchEvent[T]:
     """One line of a watch. An ERROR event is raised as the error that its Status says (Gone: list again).
 
-    Of a deleted object only the name is read: one that does not fit its type must be able to go, too.
+    Of a deleted object only the name is read: one that does not fit its type must be able to go, too. A bookmark's object has
+    nothing but a version, whatever its type requires.
     """
     try:
         event = _EVENT.decode(line)
+        if event.type is EventType.BOOKMARK:
+            version = _BOOKMARK.decode(event.object).metadata.resource_version
+            return WatchEvent(event.type, ObjectKey("", ""), version, None)
         gone = _NAMED.decode(event.object).metadata if event.type is EventType.DELETED else None
     except msgspec.MsgspecError as e:
         raise BadInput(f"{kind}: undecodable watch event: {e}") from e

@@ -375,8 +375,14 @@ def test_eviction_binding_and_cordon(server: Server, namespace: str) -> None:
         "metadata": {"name": "web"},
         "target": {"kind": "Node", "name": "node-1"},
     }
+    waiting = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node"}
+    change = json.dumps({"status": {"conditions": [waiting]}})
+    server.kubectl("patch", "pod", "web", "--subresource=status", "-p", change, namespace=namespace)
     assert server.request("POST", f"{base}/binding", binding)[0] == 201
-    assert server.request("GET", base)[1]["spec"]["nodeName"] == "node-1"
+    bound = server.request("GET", base)[1]
+    assert bound["spec"]["nodeName"] == "node-1"
+    (scheduled,) = [each for each in bound["status"]["conditions"] if each["type"] == "PodScheduled"]
+    assert (scheduled["status"], "reason" in scheduled) == ("True", False)
     assert server.request("POST", f"{base}/binding", binding)[0] == 409
     eviction = {
         "apiVersion": "policy/v1",

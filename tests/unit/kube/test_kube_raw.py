@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from stentor.api.core import NODES, Node
 from stentor.api.meta import ObjectMeta
+from stentor.api.workload import DEPLOYMENTS
 from stentor.kube import raw
 from stentor.kube.errors import (
     AlreadyExists,
@@ -67,6 +68,15 @@ def test_one_bad_object_does_not_hide_the_others() -> None:
     assert page.resource_version == "7"
     assert len(faults) == 1
     assert "metadata.name" in faults[0]
+
+
+def test_of_a_bookmark_only_the_version_counts() -> None:
+    """Whatever its type requires is missing."""
+    line = (
+        b'{"type":"BOOKMARK","object":{"kind":"Deployment","apiVersion":"apps/v1","metadata":{"resourceVersion":"9"}}}'
+    )
+    event = raw.decode_event(DEPLOYMENTS, line)
+    assert (event.type, event.resource_version, event.object) == (raw.EventType.BOOKMARK, "9", None)
 
 
 def test_an_error_event_is_raised() -> None:
