@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 
@@ -14,7 +16,7 @@ from stentor.services.parse import parse_service, parse_slice
 from stentor.state import Database, Graph
 from stentor.tables import service as tables
 from stentor.tables.realized import realized
-from stentor.tables.service import LocalNode
+from stentor.tables.service import Backend, LocalNode
 
 
 class World:
@@ -104,6 +106,43 @@ def test_endpoints_of_another_family_or_outside_the_cluster_do_no_harm() -> None
     world.graph.settle()
     (entry,) = world.tables.entries
     assert [each.addr for each in entry.internal] == [Addr.parse("127.0.0.1"), Addr.parse("203.0.113.9")]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("a", "b", "c"))))
+def test_slices_that_contradict_each_other_mean_the_same_in_any_order(order: tuple[str, ...]) -> None:
+    """An endpoint moves between slices: for a while it is in both, in one of them with what was true before."""
+    said = {
+        "a": {"ready": False, "serving": True, "terminating": True},
+        "b": {"ready": True},
+        "c": {"ready": False, "serving": False},
+    }
+    world = World()
+    for name in order:
+        meta = {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": "moving"}}
+        endpoints = [{"addresses": ["10.0.0.1", "10.0.0.1"], "conditions": said[name]}] * 2
+        raw = {"metadata": meta, "addressType": "IPv4", "ports": [{"port": 80}, {"port": 80}], "endpoints": endpoints}
+        row = parse_slice(msgspec.convert(raw, core.EndpointSlice))
+        assert row is not None
+        world.database.put(world.tables.slices, row)
+    world.apply(service("moving", clusterIPs=["10.96.0.1"], ports=[{"port": 80}]))  # behind its slices
+    world.graph.settle()
+    (entry,) = world.tables.entries
+    assert entry.internal == (Backend(Addr.parse("10.0.0.1"), 80),)
+
+
+@pytest.mark.parametrize("port", [0, 65536, -1, None])
+def test_slices_with_ports_that_are_none_do_not_spoil_the_others(port: int | None) -> None:
+    world = World()
+    world.apply(service("web", clusterIPs=["10.96.0.1"], ports=[{"port": 80}]))
+    meta = {"name": "odd", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}}
+    raw = {"metadata": meta, "addressType": "IPv4", "ports": [{"port": port}], "endpoints": [{"addresses": ["10.0.0.9"]}]}
+    for found in (msgspec.convert(raw, core.EndpointSlice), slice_of("web", 1, ["10.0.0.1"])):
+        row = parse_slice(found)
+        assert row is not None
+        world.database.put(world.tables.slices, row)
+    world.graph.settle()
+    (entry,) = world.tables.entries
+    assert entry.internal == (Backend(Addr.parse("10.0.0.1"), 80),)
 
 
 def test_an_address_that_two_services_claim_goes_to_one_and_then_to_the_other() -> None:

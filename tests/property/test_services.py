@@ -145,11 +145,15 @@ def plainly_selected(
     service: Service, port: Port, slices: list[EndpointSlice], node: LocalNode, local: bool
 ) -> set[tuple[Addr, int, bool]]:
     """The rules one after the other, without sharing: (address, port, is terminating)."""
-    every = {}
-    for each in slices:
+    claims: dict[tuple[Addr, int], list[SliceEndpoint]] = {}
+    for each in sorted(slices, key=lambda row: row.key):
         for number in (p.port for p in each.ports if p.name == port.name):
             for endpoint in each.endpoints:
-                every[endpoint.addr, number] = endpoint
+                claims.setdefault((endpoint.addr, number), []).append(endpoint)
+    every = {}
+    for key, found in claims.items():  # what two slices say of one endpoint: the better, else the first
+        ready, serving = [e for e in found if e.is_ready], [e for e in found if e.is_serving]
+        every[key] = (ready or serving or found)[0]
     here = {key: e for key, e in every.items() if not local or e.node == node.name}
     ready = {key for key, e in here.items() if e.is_ready}
     leaving = {key for key, e in here.items() if not e.is_ready and e.is_serving and e.is_terminating}
@@ -185,7 +189,7 @@ def test_incremental_equals_from_scratch_and_each_entry_a_plain_reading(events: 
 
     scratch = World()
     for table in ("services", "slices", "host_ports", "nodes"):
-        scratch.database.put(getattr(scratch.tables, table), *getattr(world.tables, table))
+        scratch.database.put(getattr(scratch.tables, table), *reversed(list(getattr(world.tables, table))))
     scratch.graph.settle()
     assert dict(world.tables.entries.items()) == dict(scratch.tables.entries.items())
 

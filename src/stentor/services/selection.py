@@ -23,15 +23,23 @@ Candidate = tuple[SliceEndpoint, int]
 
 
 def candidates(port: Port, slices: Iterable[EndpointSlice], family: int) -> list[Candidate]:
-    """Endpoints of a family that have the port, without repetition; one that is in two slices counts as in the later."""
+    """Endpoints of a family that have the port, without repetition. Where slices contradict each other about one, as while it
+    moves from slice to slice, the better news counts, else the first slice by name: on every node, in whatever order they came.
+    """
     found: dict[tuple[int, int], Candidate] = {}
-    for each in slices:
+    for each in sorted(slices, key=lambda row: row.key):
         numbers = [p.port for p in each.ports if p.name == port.name and p.protocol is port.protocol]
         for number in numbers:
             for endpoint in each.endpoints:
                 if endpoint.addr.family == family:
-                    found[endpoint.addr, number] = (endpoint, number)
+                    known = found.setdefault((endpoint.addr, number), (endpoint, number))[0]
+                    if known is not endpoint and _usefulness(endpoint) > _usefulness(known):
+                        found[endpoint.addr, number] = (endpoint, number)
     return list(found.values())
+
+
+def _usefulness(endpoint: SliceEndpoint) -> tuple[bool, bool]:
+    return endpoint.is_ready, endpoint.is_serving
 
 
 def select(
