@@ -135,7 +135,12 @@ def test_slices_with_ports_that_are_none_do_not_spoil_the_others(port: int | Non
     world = World()
     world.apply(service("web", clusterIPs=["10.96.0.1"], ports=[{"port": 80}]))
     meta = {"name": "odd", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}}
-    raw = {"metadata": meta, "addressType": "IPv4", "ports": [{"port": port}], "endpoints": [{"addresses": ["10.0.0.9"]}]}
+    raw = {
+        "metadata": meta,
+        "addressType": "IPv4",
+        "ports": [{"port": port}],
+        "endpoints": [{"addresses": ["10.0.0.9"]}],
+    }
     for found in (msgspec.convert(raw, core.EndpointSlice), slice_of("web", 1, ["10.0.0.1"])):
         row = parse_slice(found)
         assert row is not None

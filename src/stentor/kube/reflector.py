@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Final, Generic, TypeVar
 
@@ -46,6 +46,7 @@ class Reflector(Generic[T]):
         field_selector: str = "",
         on_synced: Callable[[], None] | None = None,
         rng: random.Random | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.kind = kind
         self.synced = asyncio.Event()
@@ -57,6 +58,7 @@ class Reflector(Generic[T]):
         self._selectors = (label_selector, field_selector)
         self._on_synced = on_synced
         self._rng = rng or random.Random()
+        self._sleep = sleep
         self._known: dict[ObjectKey, None] = {}
         self._version = ""
         self._first_list = True
@@ -65,19 +67,23 @@ class Reflector(Generic[T]):
         """List and watch until cancelled."""
         pause_s = _FIRST_PAUSE_S
         while True:
+            events = self.events
             try:
                 if not self._version:
                     await self._list()
                 await self._watch()
-                await asyncio.sleep(_FIRST_PAUSE_S * self._rng.random())
-            except Gone:
-                self._version = ""
+                await self._sleep(_FIRST_PAUSE_S * self._rng.random())
             except ApiError as e:
-                if not self.fault:  # it stood for a while
+                if isinstance(e, Gone):  # list again; not at once for ever, should that be too old each time
+                    self._version = ""
+                    has_stood = self.events > events
+                else:
+                    has_stood = not self.fault
+                    self._note_fault(e)
+                if has_stood:
                     pause_s = _FIRST_PAUSE_S
-                self._note_fault(e)
                 hint = e.retry_after_s if isinstance(e, Retryable) else 0.0
-                await asyncio.sleep(max(hint, pause_s * (0.5 + self._rng.random())))
+                await self._sleep(max(hint, pause_s * (0.5 + self._rng.random())))
                 pause_s = min(_MOST_PAUSE_S, pause_s * 2)
 
     def _note_fault(self, error: ApiError) -> None:

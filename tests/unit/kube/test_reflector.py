@@ -143,6 +143,26 @@ async def test_too_old_a_version_lists_again_and_reports_what_went_away(serve: A
     assert "resourceVersion" not in lists[1]
 
 
+async def test_lists_that_are_too_old_each_time_are_asked_for_ever_more_rarely(serve: Any) -> None:
+    script = Script([listing(number, "a") for number in range(5, 15)] + [listing(20, "b")], [[GONE]] * 10 + [[]])
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    sink = Mirror()
+    async with Client(Connection(server=await serve(script))) as client:
+        task = asyncio.ensure_future(Reflector(client, NODES, sink, sleep=sleep).run())
+        try:
+            await sink.until("b")
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert len(pauses) == 10
+    assert pauses[0] < 0.1
+    assert min(pauses[-2:]) > 2
+
+
 async def test_a_burst_for_one_object_is_its_last_state(serve: Any) -> None:
     burst = [event("ADDED", node("b", 6)), event("DELETED", node("b", 7)), event("ADDED", node("c", 8))]
     sink, reflector = await mirror(await serve(Script([listing(5)], [burst])), ["c"])
