@@ -47,7 +47,7 @@ class Connection:
         self._is_closing = False
         self.is_open = True
         self.limit = MAX_MESSAGE
-        self.received_at = self.sent_at = loop.time()
+        self.sent_at = loop.time()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop.add_reader(sock.fileno(), self._read)
@@ -171,7 +171,6 @@ class Connection:
         if not data:
             self._end("connection closed by the peer")
             return
-        self.received_at = self._loop.time()
         self._dispatch(self._received + data if self._received else data)
 
     def _dispatch(self, data: bytes) -> None:

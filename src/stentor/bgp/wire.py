@@ -18,7 +18,6 @@ from stentor.bgp.nlri import Family, find_family
 MARKER = b"\xff" * 16
 HEADER = 19
 MAX_MESSAGE = 4096
-MAX_EXTENDED = 65535
 VERSION = 4
 
 

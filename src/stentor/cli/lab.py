@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stentor.cli.output import OUTPUT, emit, emit_rows
+
 if TYPE_CHECKING:
     from stentor.lab.control import LabStatus
     from stentor.lab.place import Place
     from stentor.lab.plan import Plan
 
 _NAME = click.option("--name", default="", help="The lab; default: the only one there is.")
-_OUTPUT = click.option(
-    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
-)
 
 
 class _Group(click.Group):
@@ -152,7 +151,7 @@ def down(name: str, all_labs: bool) -> None:
 
 
 @lab.command("list")
-@_OUTPUT
+@OUTPUT
 def list_labs(output: str) -> None:
     """The labs of this machine, dead ones too."""
     from stentor.lab import place as places
@@ -172,7 +171,7 @@ def list_labs(output: str) -> None:
 
 @lab.command()
 @_NAME
-@_OUTPUT
+@OUTPUT
 def status(name: str, output: str) -> None:
     """Machines and components of a lab, and the faults in force. Exit code 0 only if everything runs."""
     import msgspec
@@ -373,16 +372,8 @@ def graph(topology: Path | None, output: str) -> None:
 
 
 def _print(data: Any, output: str, columns: Sequence[str]) -> None:
-    if output == "json":
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(data)))
-    elif output == "yaml":
-        import yaml
-
-        click.echo(yaml.safe_dump(data, sort_keys=False), nl=False)
+    """A document, or of a list of objects a table of these keys."""
+    if output == "table":
+        emit_rows([column.upper() for column in columns], [[row[column] for column in columns] for row in data], output)
     else:
-        rows = [[column.upper() for column in columns], *([str(row[column]) for column in columns] for row in data)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
-        for row in rows:
-            click.echo("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        emit(data, output)

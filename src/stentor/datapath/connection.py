@@ -13,14 +13,12 @@ from typing import Final
 
 import msgspec
 
-from stentor.datapath.config import TICK_SHIFT
+from stentor.datapath.clock import is_over, left_s, now_ticks
 from stentor.datapath.maps import CT_ENTRY, CT_KEY, NAT_ENTRY, NAT_KEY
 from stentor.net.address import Addr
 from stentor.sys.bpf import Map
 
 _TCP: Final = 6
-_GRACE_TICKS: Final = 2
-"""An entry is removed only when it has been expired for a while: the programs may be renewing it right now."""
 
 
 class Flag(IntFlag):
@@ -78,20 +76,6 @@ class Collected(msgspec.Struct, frozen=True):
     duration_s: float
 
 
-def now_ticks() -> int:
-    """The programs' clock."""
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> TICK_SHIFT & 0xFFFFFFFF
-
-
-def _left(expires: int, now: int) -> int:
-    """Ticks left, negative when past; the clock wraps."""
-    return (expires - now + 0x80000000 & 0xFFFFFFFF) - 0x80000000
-
-
-def _seconds(ticks: int) -> float:
-    return ticks * (1 << TICK_SHIFT) / 1e9
-
-
 def connections(maps: Mapping[str, Map]) -> Iterator[Connection]:
     """Every tracked connection, expired ones too."""
     now = now_ticks()
@@ -106,7 +90,7 @@ def connections(maps: Mapping[str, Map]) -> Iterator[Connection]:
                 server=server[0],
                 server_port=server[1],
                 protocol=protocol,
-                expires_s=_seconds(_left(expires, now)),
+                expires_s=left_s(expires, now),
                 client_identity=identity,
                 flags=Flag(flags),
             )
@@ -127,7 +111,7 @@ def translations(maps: Mapping[str, Map]) -> Iterator[Translation]:
             destination_port=destination_port,
             to=to,
             to_port=to_port,
-            expires_s=_seconds(_left(expires, now)),
+            expires_s=left_s(expires, now),
         )
 
 
@@ -140,7 +124,7 @@ def collect(maps: Mapping[str, Map]) -> Collected:
         dead = []
         for key, value in maps[name].items():
             expires = int.from_bytes(value[:4], "little")
-            if _left(expires, now) < -_GRACE_TICKS:
+            if is_over(expires, now):
                 dead.append(key)
             else:
                 alive.add(key)
@@ -163,7 +147,7 @@ def _collect_translations(nat: Map, alive: set[bytes], now: int) -> tuple[int, i
         else:
             other = NAT_KEY.pack(to, source, to_port, source_port, protocol, Side.OUT)
             pod, remote = (to, to_port), (source, source_port)
-        if _left(expires, now) >= -_GRACE_TICKS or connection_key(pod, remote, protocol) in alive:
+        if not is_over(expires, now) or connection_key(pod, remote, protocol) in alive:
             keep |= {key, other}
     dead = [key for key in rows if key not in keep]
     nat.delete_batch(dead)

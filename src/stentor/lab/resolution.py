@@ -20,7 +20,6 @@ from stentor.lab.problem import Problems
 from stentor.runtime import config
 from stentor.sys.netlink import IPNetwork
 
-_CLUSTER_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
 _POD_CIDR_KEYS = ("clusterPoolIPv4PodCIDRList", "clusterPoolIPv6PodCIDRList")
 _SERVICE_CIDRS = {"ipv4": "10.96.0.0/16", "ipv6": "fd00:96::/112"}
 # Values that a lab sets below the topology's: a laptop's maps, not a data centre's.
@@ -112,8 +111,10 @@ class _Resolver:
         clusters: set[str] = set()
         for c, cluster in enumerate(self.spec.clusters):
             path = f"spec.clusters[{c}].name"
-            if not _CLUSTER_NAME.fullmatch(cluster.name):
-                self.problems.add(path, f"{cluster.name!r}: lower case letters, digits and '-', at most 32 characters")
+            try:
+                config.check_cluster_name(cluster.name)
+            except config.ConfigError as e:
+                self.problems.add(path, e.problem)
             if cluster.name in clusters:
                 self.problems.add(path, f"{cluster.name!r} is the name of another cluster")
             clusters.add(cluster.name)

@@ -313,10 +313,7 @@ def _choices(path: str) -> tuple[str, ...]:
 
 def check(values: Values) -> None:
     """What types cannot say; raises ConfigError for the first thing wrong."""
-    if not _CLUSTER_NAME.fullmatch(values.cluster.name):
-        raise ConfigError(
-            "cluster.name", f"{values.cluster.name!r}: lower case letters, digits and '-', at most 32 characters"
-        )
+    check_cluster_name(values.cluster.name)
     most = values.clustermesh.max_connected_clusters
     if most not in (255, 511):
         raise ConfigError("clustermesh.maxConnectedClusters", f"{most}: 255 or 511")
@@ -335,6 +332,7 @@ def check(values: Values) -> None:
     _check_services(values)
     _check_texts(values)
     _check_announcements(values)
+    _check_bgp(values)
     for name, port in (
         ("tunnelPort", values.tunnel_port),
         ("prometheus.port", values.prometheus.port),
@@ -342,6 +340,12 @@ def check(values: Values) -> None:
     ):
         if not 0 < port < 65536:
             raise ConfigError(name, f"{port}: from 1 to 65535")
+
+
+def check_cluster_name(name: str) -> None:
+    """Upstream's rule; ConfigError."""
+    if not _CLUSTER_NAME.fullmatch(name):
+        raise ConfigError("cluster.name", f"{name!r}: lower case letters, digits and '-', at most 32 characters")
 
 
 MAGLEV_SIZES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071)
@@ -405,6 +409,9 @@ def _check_announcements(values: Values) -> None:
             "l2announcements.leaseDuration",
             f"{leases.lease_duration}: longer than leaseRenewDeadline ({leases.lease_renew_deadline})",
         )
+
+
+def _check_bgp(values: Values) -> None:
     allocation = values.bgp_control_plane.router_id_allocation
     if allocation.mode == "ip-pool" or allocation.ip_pool:
         try:

@@ -69,8 +69,6 @@ class Counters(msgspec.Struct):
     deletes: int = 0
     errors: int = 0
     drift_repairs: int = 0
-    pruned: int = 0
-    comparisons: int = 0
 
 
 class Reconciler(Generic[K, R]):
@@ -104,7 +102,6 @@ class Reconciler(Generic[K, R]):
         self._clock = clock
         self._rng = rng or random.Random()
         self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
         self._tracker = table.track(replay=False, wake=self._wake.set)
         self._status: dict[K, RowStatus] = {}
         self._due: dict[K, float] = {}
@@ -135,12 +132,6 @@ class Reconciler(Generic[K, R]):
         """Everything known is applied, compared against a synced table, and nothing is waiting for a retry."""
         return self._compared_synced and not (self._is_at_work or self._due or self._tracker)
 
-    async def settled(self) -> None:
-        """Wait until `is_settled`; give it a deadline with ``asyncio.timeout``."""
-        while not self.is_settled:
-            self._idle.clear()
-            await self._idle.wait()
-
     def compare_soon(self) -> None:
         """Compare with the target at the next step: for a target that lost its content, or a readiness that changed."""
         self._next_comparison = 0.0
@@ -153,7 +144,6 @@ class Reconciler(Generic[K, R]):
         while True:
             self._wake.clear()
             await self.step()
-            self._idle.set()
             pause = max(0.0, min([self._next_comparison, *self._due.values()]) - self._clock())
             try:
                 async with asyncio.timeout(pause):
@@ -207,7 +197,6 @@ class Reconciler(Generic[K, R]):
             return
         self.fault = ""
         self._failed_dumps = 0
-        self.counters.comparisons += 1
         # What changed while the target was read is no drift.
         changed = dict.fromkeys(change.key for change in self._tracker.drain())
         expected = self._due.keys() | changed.keys()
@@ -215,7 +204,6 @@ class Reconciler(Generic[K, R]):
         unknown = [key for key in actual if key not in self.table and key not in expected] if synced else []
         known_before = sum(1 for key in wrong if self._is_done(key))
         self.counters.drift_repairs += known_before
-        self.counters.pruned += len(unknown)
         right = RowStatus(RowState.DONE, now)
         for key in set(actual) - set(wrong) - set(unknown) - changed.keys() - self._status.keys():
             if key in self.table:

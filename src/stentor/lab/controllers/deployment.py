@@ -19,7 +19,6 @@ from stentor.lab.controllers import owner, readiness
 REVISION: Final = "deployment.kubernetes.io/revision"
 DESIRED: Final = "deployment.kubernetes.io/desired-replicas"
 MAXIMUM: Final = "deployment.kubernetes.io/max-replicas"
-CHANGE_CAUSE: Final = "kubernetes.io/change-cause"
 _HISTORY: Final = 10
 _DEADLINE_S: Final = 600
 
