@@ -17,7 +17,7 @@ from multidict import MultiMapping
 from stentor.apiserver.errors import ApiError, BadRequest, Internal, NotFound, Unavailable, not_found
 from stentor.apiserver.request import Call
 from stentor.apiserver.rest import Rest
-from stentor.kube.errors import describe
+from stentor.runtime.fault import describe
 
 Object = dict[str, Any]
 

@@ -13,6 +13,7 @@ from stentor.bgp.config import Config, load
 from stentor.bgp.control import Control
 from stentor.bgp.errors import BgpError, ConfigError
 from stentor.bgp.speaker import Speaker
+from stentor.runtime.fault import describe
 from stentor.runtime.log import set_up
 
 SOCKET = "/run/stentor/bgp.sock"
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
         asyncio.run(_run(arguments, config))
     except (BgpError, OSError) as error:
         source = f"{arguments.config}: " if isinstance(error, ConfigError) and arguments.config else ""
-        print(f"stentor bgp: {source}{error}", file=sys.stderr)
+        print(f"stentor bgp: {source}{describe(error)}", file=sys.stderr)
         return 1
     return 0
 

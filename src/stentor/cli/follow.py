@@ -79,7 +79,7 @@ async def _follow_one(cluster: Cluster, agent: AgentPod, path: str, show: Show) 
     """One agent's failure is a warning: the others go on."""
     import aiohttp
 
-    from stentor.kube.errors import describe
+    from stentor.runtime.fault import describe
 
     try:
         async for each in objects(cluster.stream(agent, _request(path))):

@@ -123,7 +123,7 @@ class Cluster:
         """One request to one agent."""
         import aiohttp
 
-        from stentor.kube.errors import describe
+        from stentor.runtime.fault import describe
 
         try:
             async with asyncio.timeout(_LIMIT_S):

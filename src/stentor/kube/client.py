@@ -18,8 +18,9 @@ import aiohttp
 from stentor.api.meta import Kind, Resource
 from stentor.kube import raw
 from stentor.kube.config import Connection
-from stentor.kube.errors import ApiError, Retryable, describe
+from stentor.kube.errors import ApiError, Retryable
 from stentor.kube.patch import Patch
+from stentor.runtime.fault import describe
 
 T = TypeVar("T", bound=Resource)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import ssl
 from typing import NamedTuple
 
 
@@ -72,17 +70,3 @@ def error_of(
         return AlreadyExists(message, status=status, reason=reason, causes=causes)
     kinds: dict[int, type[ApiError]] = {401: Forbidden, 403: Forbidden, 404: NotFound, 409: Conflict, 410: Gone}
     return kinds.get(status, BadInput)(message, status=status, reason=reason, causes=causes)
-
-
-def describe(error: BaseException) -> str:
-    """Why a connection failed, in the kernel's words: those of asyncio and aiohttp are empty, or name their objects."""
-    origin = getattr(error, "os_error", error)  # of aiohttp.ClientConnectorError
-    if isinstance(origin, TimeoutError) and not origin.errno:
-        text = "timed out"
-    elif isinstance(origin, OSError) and not isinstance(origin, ssl.SSLError) and origin.errno and origin.errno > 0:
-        text = os.strerror(origin.errno)
-        text = f"{origin.filename}: {text}" if origin.filename else text
-    else:
-        text = str(origin) or type(origin).__name__
-    host = getattr(error, "host", None)
-    return f"cannot connect to {host}:{getattr(error, 'port', '')}: {text}" if host else text

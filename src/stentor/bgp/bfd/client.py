@@ -15,6 +15,7 @@ import msgspec
 
 from stentor.bgp.bfd.errors import Unreachable
 from stentor.bgp.bfd.message import Report, Request, Show, Status, Want, decode_report, encode_line
+from stentor.runtime.fault import describe
 
 _DEADLINE_S = 5.0
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 0.1, 2.0
@@ -164,7 +165,7 @@ def fetch(path: str) -> tuple[Status, ...]:
             with connection.makefile("rb") as stream:
                 report: Report = decode_report(stream.readline())
         except (OSError, msgspec.DecodeError) as error:
-            raise Unreachable(path, str(error)) from error
+            raise Unreachable(path, describe(error)) from error
     return report.sessions
 
 

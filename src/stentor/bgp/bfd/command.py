@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from stentor.bgp.bfd.message import Status
 from stentor.bgp.bfd.packet import Diagnostic
 from stentor.bgp.bfd.process import Client, Process
 from stentor.runtime import log as logs
+from stentor.runtime.fault import describe
 
 SOCKET: Final = "/run/stentor/bfd.sock"
 _REAL_TIME_PRIORITY: Final = 50
@@ -42,7 +44,7 @@ def command(path: str, grace_s: float, *, exit_when_idle: bool, listing: bool, d
             logs.set_up(debug=debug)
             asyncio.run(serve(Path(path), grace_s, exit_when_idle=exit_when_idle))
     except (BfdError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(describe(error)) from error
 
 
 def main(argv: list[str]) -> int:
@@ -142,7 +144,7 @@ def _row(status: Status) -> tuple[str, ...]:
         status.endpoint.local,
         "multihop" if status.endpoint.multihop else "single hop",
         status.state.name,
-        f"{status.changed:.3f}",
+        datetime.fromtimestamp(status.changed, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         f"{status.transmit_interval_us / 1000:g}ms",
         f"{status.detection_time_us / 1000:g}ms",
         str(status.flaps),

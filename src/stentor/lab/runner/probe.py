@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import aiohttp
 
 from stentor.api.pod import Container, HttpGetAction, Probe
-from stentor.kube.errors import describe
+from stentor.runtime.fault import describe
 
 _EAGER_FIRST_S: Final = 0.02
 _MESSAGE_LIMIT: Final = 1024

@@ -1,4 +1,4 @@
-"""Why a connection failed, in words for people."""
+"""Why a call failed, in words for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import ssl
 import aiohttp
 import pytest
 
-from stentor.kube.errors import describe
+from stentor.runtime.fault import describe
 
 
 @pytest.mark.parametrize(
