@@ -15,13 +15,13 @@ import termios
 from pathlib import Path
 from typing import Final
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from stentor.api.pod import Container
 from stentor.lab.runner import channel, logfile, spawn
 from stentor.lab.runner.channel import Input, Number, Size
 from stentor.lab.runner.container import Container as Run
-from stentor.lab.runner.session import Streams
+from stentor.lab.runner.session import Streams, said
 from stentor.runtime.job import JobGroup
 
 _TERMINAL_FD: Final = 9  # of the monitor, see podrun.c
@@ -67,14 +67,7 @@ class Attachment:
         return self._run.is_running and not self._socket.closed
 
     async def _read_client(self) -> None:
-        async for message in self._socket:
-            if message.type is not WSMsgType.BINARY:
-                continue
-            try:
-                decoded = channel.decode(message.data)
-            except ValueError as e:
-                await self._socket.close(code=1002, message=str(e).encode())
-                return
+        async for decoded in said(self._socket):
             if isinstance(decoded, Size) and self._spec.tty:
                 self._resize(decoded)
             elif isinstance(decoded, Input) and self._fifo >= 0:

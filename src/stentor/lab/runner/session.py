@@ -11,7 +11,7 @@ import signal
 import socket
 import struct
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -45,6 +45,19 @@ class Command(msgspec.Struct, frozen=True):
     words: Sequence[str]
     env: Mapping[str, str]
     fds: Mapping[int, int]
+
+
+async def said(client: web.WebSocketResponse) -> AsyncIterator[Input | Size | None]:
+    """What a client says, until it goes away or breaks the protocol, which closes the connection."""
+    async for message in client:
+        if message.type is not WSMsgType.BINARY:
+            continue
+        try:
+            decoded = channel.decode(message.data)
+        except ValueError as e:
+            await client.close(code=1002, message=str(e).encode())
+            return
+        yield decoded
 
 
 class Session:
@@ -167,14 +180,7 @@ class Session:
 
     async def _read_client(self, pidfd: int) -> None:
         """Input and terminal sizes, until the client goes away: then the command is killed."""
-        async for message in self._socket:
-            if message.type is not WSMsgType.BINARY:
-                continue
-            try:
-                decoded = channel.decode(message.data)
-            except ValueError as e:
-                await self._socket.close(code=1002, message=str(e).encode())
-                break
+        async for decoded in said(self._socket):
             if isinstance(decoded, Size) and self._terminal >= 0:
                 size = struct.pack("HHHH", decoded.height, decoded.width, 0, 0)
                 with contextlib.suppress(OSError):  # the last user of the terminal has gone
