@@ -72,3 +72,11 @@ def test_every_runtime_dependency_has_its_reason() -> None:
     names = re.findall(r'"([A-Za-z0-9-]+)', block[1])
     page = (ROOT / "docs/dependencies.md").read_text()
     assert [name for name in names if f"| {name} |" not in page] == []
+
+
+def test_code_refers_to_pages_that_exist() -> None:
+    files = [path for name in ("src", "bpf", "cni", "tools", "benchmarks") for path in (ROOT / name).rglob("*.[pch]*")]
+    text = {path: path.read_text() for path in files if path.suffix in (".py", ".c", ".h")}
+    named = {(path.name, page) for path, words in text.items() for page in re.findall(r"docs/[a-z0-9/-]+\.md", words)}
+    assert named
+    assert {(name, page) for name, page in named if not (ROOT / page).exists()} == set()

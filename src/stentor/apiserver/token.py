@@ -111,6 +111,7 @@ class Signer:
 
 
 def clamp_lifetime(seconds: int) -> int:
+    """Seconds that a token may live, whatever was asked for."""
     return max(MIN_LIFETIME_S, min(seconds, _MAX_LIFETIME_S))
 
 

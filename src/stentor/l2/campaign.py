@@ -65,6 +65,8 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class Verb(Enum):
+    """A request about a lease; the values are labels of `cilium_l2_lease_requests_total`."""
+
     CREATE = "create"
     UPDATE = "update"
     READ = "get"

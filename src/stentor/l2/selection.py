@@ -61,6 +61,7 @@ def selects_service(policy: L2Policy, service: Service) -> bool:
 
 
 def selects_node(policy: L2Policy, node: LocalNode) -> bool:
+    """Whether this node may announce for the policy."""
     return policy.node_selector is None or policy.node_selector.matches(dict(node.labels))
 
 

@@ -50,6 +50,8 @@ Request = Status | Enter | Act | Link
 
 
 class ProcessStatus(msgspec.Struct, frozen=True):
+    """A component; `pid` is 0 while it does not run, `last_exit` as a shell tells it (128 and more: a signal)."""
+
     name: str
     state: str
     pid: int
@@ -59,6 +61,8 @@ class ProcessStatus(msgspec.Struct, frozen=True):
 
 
 class MachineStatus(msgspec.Struct, frozen=True):
+    """A machine and its components; `faults` are those in force, in words. `cluster` is empty for hosts."""
+
     name: str
     cluster: str
     state: str
@@ -68,6 +72,8 @@ class MachineStatus(msgspec.Struct, frozen=True):
 
 
 class LabStatus(msgspec.Struct, frozen=True):
+    """The answer to `Status`; `kubeconfig` is a path."""
+
     name: str
     ready: bool
     kubeconfig: str
@@ -75,6 +81,8 @@ class LabStatus(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a request came to; with `problem` nothing else counts."""
+
     problem: str = ""
     text: tuple[str, ...] = ()
     status: LabStatus | None = None

@@ -21,6 +21,8 @@ class Port(msgspec.Struct, frozen=True):
 
 
 class StaticRoute(msgspec.Struct, frozen=True):
+    """A default route is one to 0.0.0.0/0 or ::/0."""
+
     destination: IPNetwork
     gateway: IPAddress
 
@@ -51,12 +53,16 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Network(msgspec.Struct, frozen=True):
+    """An Ethernet segment; `mtu` in bytes."""
+
     name: str
     cidrs: tuple[IPNetwork, ...]
     mtu: int
 
 
 class Cluster(msgspec.Struct, frozen=True):
+    """A cluster; the first service CIDR is that of the primary family."""
+
     name: str
     id: int
     control_plane: str
@@ -75,6 +81,8 @@ class Cluster(msgspec.Struct, frozen=True):
 
 
 class Image(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An image of the topology: a command on the host, or an absolute directory as root."""
+
     command: tuple[str, ...] = ()
     rootfs: str = ""
 
@@ -87,6 +95,8 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
+    """All of a lab, resolved and checked: whatever reads it need not doubt it."""
+
     name: str
     networks: tuple[Network, ...]
     machines: tuple[Machine, ...]

@@ -12,12 +12,16 @@ import msgspec
 
 
 class Kind(StrEnum):
+    """The last event is READY or FAILED."""
+
     STEP = "step"
     READY = "ready"
     FAILED = "failed"
 
 
 class Event(msgspec.Struct, frozen=True):
+    """A line of progress, or why the lab failed."""
+
     kind: Kind
     text: str
 

@@ -30,6 +30,8 @@ _STOP_S = 10.0
 
 
 class State(StrEnum):
+    """Of a process; WAITING until the pause after its end is over."""
+
     RUNNING = "Running"
     WAITING = "BackOff"
     STOPPED = "Stopped"

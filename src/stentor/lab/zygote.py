@@ -41,6 +41,8 @@ class Launch(msgspec.Struct, frozen=True):
 
 
 class Launched(msgspec.Struct, frozen=True):
+    """What became of a start: a process id as the lab numbers them, or why there is none."""
+
     pid: int = 0
     problem: str = ""
 

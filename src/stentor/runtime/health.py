@@ -10,6 +10,8 @@ import msgspec
 
 
 class Level(Enum):
+    """How a part is; a stopped one has ended as it should."""
+
     OK = "OK"
     DEGRADED = "Degraded"
     STOPPED = "Stopped"

@@ -36,6 +36,8 @@ class Target(Protocol[K, R]):
 
 
 class RowState(Enum):
+    """Where a row is on its way to the target."""
+
     PENDING = "pending"
     DONE = "done"
     ERROR = "error"

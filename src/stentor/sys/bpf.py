@@ -326,6 +326,7 @@ def load_btf(blob: bytes) -> int:
 
 
 def program_id(fd: int) -> int:
+    """The kernel's number of a loaded program."""
     return int.from_bytes(object_info(fd)[4:8], "little")
 
 
@@ -345,6 +346,7 @@ def update_link(link: int, program: int) -> None:
 
 
 def detach_link(link: int) -> None:
+    """The link stays, attached to nothing."""
     bpf(Command.LINK_DETACH, struct.pack("<I", link))
 
 

@@ -25,6 +25,7 @@ class Kind(IntFlag):
 
 
 def unshare(kinds: Kind) -> None:
+    """New namespaces for the calling thread; OSError (unshare(2))."""
     _check(_libc.unshare(int(kinds)), "unshare")
 
 

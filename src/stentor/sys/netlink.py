@@ -42,6 +42,8 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Message(NamedTuple):
+    """A request without its header (rtnetlink(7))."""
+
     kind: int
     flags: int
     body: bytes
@@ -73,6 +75,7 @@ def add_veth(name: str, peer: str, *, peer_namespace_fd: int, peer_mac: bytes, m
 
 
 def set_link(index: int, *, up: bool) -> Message:
+    """Up or down, by ifindex."""
     return Message(_SETLINK, 0, _link(index=index, up=up))
 
 
@@ -128,6 +131,7 @@ def set_no_link_local(index: int) -> Message:
 
 
 def set_mtu(index: int, mtu: int) -> Message:
+    """In bytes, by ifindex."""
     return Message(_SETLINK, 0, _link(index=index) + _u32(_IFLA_MTU, mtu))
 
 
@@ -162,6 +166,7 @@ def put_route(route: DeviceRoute) -> Message:
 
 
 def delete_route(route: DeviceRoute) -> Message:
+    """Whatever its type is."""
     return Message(_DELROUTE, 0, _route(route, kind=_RTN_UNSPEC))
 
 

@@ -1,6 +1,6 @@
 """Compiled policy as the datapath looks it up: a peer's class, then the class's verdict for a port.
 
-A policy set has an id; endpoints with equal (identity, named ports, enforcement) share it. See docs/policy.md.
+A policy set has an id; endpoints with equal (identity, named ports, enforcement) share it. See docs/datapath.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ ANYONE = 0
 
 
 class Direction(IntEnum):
+    """From the endpoint's side, as keys of `peers` have it (bpf/maps/policy.h)."""
+
     EGRESS = 0
     INGRESS = 1
 
@@ -31,6 +33,8 @@ class Form(IntFlag):
 
 
 class Action(IntEnum):
+    """`enum rule_action` of bpf/maps/policy.h."""
+
     ALLOW = 0
     DENY = 1
 
@@ -50,6 +54,8 @@ class PolicyPeer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PeerKey(msgspec.Struct, frozen=True, order=True):
+    """A peer of a policy set; identity 0 is `ANYONE`."""
+
     policy_id: int
     direction: Direction
     identity: int
@@ -84,6 +90,8 @@ class PolicyRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuleKey(msgspec.Struct, frozen=True, order=True):
+    """A rule of a class: of `port` the first `port_bits` count."""
+
     class_id: int
     protocol: int
     port: int

@@ -26,6 +26,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RouteKey(msgspec.Struct, frozen=True, order=True):
+    """What the kernel tells routes apart by; of two with one prefix the lower `metric` wins."""
+
     table: int
     prefix: Prefix
     metric: int

@@ -66,6 +66,7 @@ def _amount(value: int | str, total: int, *, up: bool) -> int:
 
 
 def template_hash(deployment: Deployment) -> str:
+    """The label `pod-template-hash` of what the template makes."""
     return owner.hash_text(deployment.spec.template)
 
 
@@ -83,6 +84,7 @@ def _without_hash(template: JsonObject) -> JsonObject:
 
 
 def revision_of(replica_set: ReplicaSet) -> int:
+    """0 without a revision that can be read."""
     text = replica_set.metadata.annotations.get(REVISION, "0")
     return int(text) if text.isdecimal() else 0
 

@@ -37,6 +37,7 @@ def available_in_s(pod: Pod, min_ready_s: int, now_s: float) -> float | None:
 
 
 def created_s(obj: Resource) -> float:
+    """Unix time of an object; 0 when it does not say."""
     stamp = obj.metadata.creation_timestamp
     return seconds(stamp) if stamp else 0.0
 
