@@ -18,6 +18,13 @@ static __always_inline struct nat_key lb_flow_key(const struct flow *f, enum lb_
 	};
 }
 
+static __always_inline struct lb_flow *find_lb_flow(const struct flow *f, enum lb_side side)
+{
+	struct nat_key key = lb_flow_key(f, side);
+
+	return bpf_map_lookup_elem(&lb_flows, &key);
+}
+
 /* Streams live long, until one of these packets has ended this direction. */
 static __always_inline void refresh_lb_flow(struct lb_flow *entry, const struct flow *f)
 {
@@ -88,9 +95,9 @@ static __always_inline bool choose_backend(const struct flow *f, const struct lb
 }
 
 /* A stream's later packets stay where its first one went as long as that is a backend; then they are reset by another one. */
-static __always_inline bool recall_flow(const struct flow *f, struct lb_set set, const struct nat_key *key, struct lb_backend *to)
+static __always_inline bool recall_flow(const struct flow *f, struct lb_set set, struct lb_backend *to)
 {
-	struct lb_flow *known = bpf_map_lookup_elem(&lb_flows, key);
+	struct lb_flow *known = find_lb_flow(f, LB_TO_BACKEND);
 
 	if (!known || is_past(known->expires, ticks()) || (f->opens && known->closed) ||
 	    !is_member(set.id, &known->addr, known->port))
@@ -107,18 +114,23 @@ static __always_inline struct addr client_seen(const struct flow *f, const struc
 	return f->direction == EGRESS && addr_equal(&by->addr, &f->src) ? service_loopback(&f->src) : f->src;
 }
 
-static __always_inline int remember_flow(const struct flow *f, const struct nat_key *key, const struct lb_backend *to)
+static __always_inline int remember_flow(const struct flow *f, const struct lb_backend *to)
 {
-	struct lb_flow out = { .addr = to->addr, .port = to->port }, back = { .addr = f->dst, .port = f->dport };
-	struct nat_key answers = {
-		.src = to->addr, .dst = client_seen(f, to), .sport = to->port, .dport = f->sport, .proto = f->proto, .side = LB_FROM_BACKEND,
-	};
+	struct lb_flow entry = { .addr = to->addr, .port = to->port };
+	struct nat_key key = lb_flow_key(f, LB_TO_BACKEND);
 
-	refresh_lb_flow(&out, f);
-	back.expires = out.expires;
-	if (bpf_map_update_elem(&lb_flows, key, &out, BPF_ANY) || bpf_map_update_elem(&lb_flows, &answers, &back, BPF_ANY))
+	refresh_lb_flow(&entry, f);
+	if (bpf_map_update_elem(&lb_flows, &key, &entry, BPF_ANY))
 		return DROP_NAT_NO_MAPPING;
-	return OK;
+	key.src = to->addr;
+	key.dst = client_seen(f, to);
+	key.sport = to->port;
+	key.dport = f->sport;
+	key.side = LB_FROM_BACKEND;
+	entry.addr = f->dst;
+	entry.port = f->dport;
+	entry.closed = 0;
+	return bpf_map_update_elem(&lb_flows, &key, &entry, BPF_ANY) ? DROP_NAT_NO_MAPPING : OK;
 }
 
 static __always_inline struct lb_key service_key(const struct flow *f)
@@ -150,26 +162,23 @@ OWN_FUNCTION int new_lb_flow(__u64 id_and_affinity, __u32 flags, __u32 set_id, _
 	struct lb_set set = { set_id, count };
 	struct lb_backend *to = chosen_backend();
 	struct flow *f = this_flow();
-	struct nat_key key;
 
 	if (!f || !to)
 		return DROP_INVALID;
 	if (!choose_backend(f, &service, set, to))
 		return DROP_NO_BACKEND;
-	key = lb_flow_key(f, LB_TO_BACKEND);
-	return remember_flow(f, &key, to);
+	return remember_flow(f, to);
 }
 
 /* Turns the packet towards a backend. */
 static __always_inline int balance(struct __sk_buff *skb, struct flow *f, const struct lb_service *service, bool is_external)
 {
 	struct lb_set set = is_external ? external_set(service) : internal_set(service);
-	struct nat_key key = lb_flow_key(f, LB_TO_BACKEND);
 	struct lb_backend to = {};
 	struct lb_backend *fresh;
 	int verdict = OK;
 
-	if (!recall_flow(f, set, &key, &to)) {
+	if (!recall_flow(f, set, &to)) {
 		verdict = new_lb_flow((__u64)service->id << 32 | service->affinity_s,
 				      is_external ? service->flags : service->flags & ~LB_MAGLEV, set.id, set.count);
 		if (verdict != OK)
@@ -193,12 +202,10 @@ static __always_inline int balance_error(struct __sk_buff *skb, struct flow *f)
 {
 	struct flow *quoted = quoted_flow();
 	struct lb_flow *known, to;
-	struct nat_key key;
 
 	if (!quoted)
 		return OK;
-	key = lb_flow_key(quoted, LB_TO_BACKEND);
-	known = bpf_map_lookup_elem(&lb_flows, &key);
+	known = find_lb_flow(quoted, LB_TO_BACKEND);
 	if (!known)
 		return OK;
 	to = *known;
@@ -211,7 +218,6 @@ OWN_FUNCTION int restore_source(struct __sk_buff *skb)
 {
 	struct flow *f = this_flow(), *about;
 	struct lb_flow *known, was;
-	struct nat_key key;
 	int verdict;
 
 	if (!f)
@@ -220,8 +226,7 @@ OWN_FUNCTION int restore_source(struct __sk_buff *skb)
 	about = f->related ? quoted_flow() : f;
 	if (!about)
 		return OK;
-	key = lb_flow_key(about, LB_FROM_BACKEND);
-	known = bpf_map_lookup_elem(&lb_flows, &key);
+	known = find_lb_flow(about, LB_FROM_BACKEND);
 	if (!known)
 		return OK;
 	if (f->related) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -13,11 +14,30 @@ from hypothesis import strategies as st
 from datapaths.bench import Bench
 from stentor.datapath.config import DatapathConfig, ticks_of
 from stentor.datapath.errors import StaleObject, VerifierError
-from stentor.datapath.link import CALL
+from stentor.datapath.link import CALL, Linked
 from stentor.datapath.object import OBJECTS, SOURCES, Object, read_objects, source_hash
 from stentor.sys.elf import read_elf
 
 LOCAL_CALL = 0x10  # BPF_PSEUDO_CALL in the byte of the registers
+STACK_BYTES = 512  # of a program and the functions that it calls, together
+ROUNDED_TO = 32  # each one's share, in an interpreter and by older kernels
+HEADROOM = 32
+
+
+def calls_of(linked: Linked) -> list[tuple[int, int]]:
+    """(where, whom) of each call to a function that is here."""
+    code = linked.code
+    calls = [at for at in range(0, len(code), 8) if code[at : at + 2] == bytes((CALL, LOCAL_CALL))]
+    return [(at, at + 8 + 8 * struct.unpack_from("<i", code, at + 4)[0]) for at in calls]
+
+
+def deepest(linked: Linked, depths: dict[int, int], start: int = 0) -> tuple[int, list[str]]:
+    """Bytes of stack in the worst case, and the functions on the way there. `depths` are the functions' own."""
+    starts = dict(linked.functions)
+    end = min((at for at in starts if at > start), default=len(linked.code))
+    below = (deepest(linked, depths, to) for at, to in calls_of(linked) if start <= at < end)
+    depth, way = max(below, default=(0, []))
+    return depth - -depths[start] // ROUNDED_TO * ROUNDED_TO, [f"{starts[start].name} {depths[start]}", *way]
 
 
 def test_objects_belong_to_the_sources() -> None:
@@ -82,8 +102,21 @@ def test_a_program_brings_the_functions_that_it_calls(name: str) -> None:
     found = next(each for each in read_objects().values() if name in each.programs)
     linked = found.linked[name]
     starts = {at for at, _ in linked.functions}
-    calls = [at for at in range(0, len(linked.code), 8) if linked.code[at : at + 2] == bytes((CALL, LOCAL_CALL))]
     assert linked.functions[0][1].name == name
-    assert {at + 8 + 8 * struct.unpack_from("<i", linked.code, at + 4)[0] for at in calls} == starts - {0}
+    assert {to for _at, to in calls_of(linked)} == starts - {0}
     rows = list(struct.iter_unpack("<II", found.infos[name][0]))
     assert [8 * at for at, _type in rows] == [at for at, _ in linked.functions]
+
+
+def test_no_program_comes_near_the_end_of_its_stack(bench: Bench) -> None:
+    """The kernel refuses one that would go beyond: with a local variable more, or built by another compiler."""
+    too_deep = {}
+    for found in read_objects().values():
+        for name, linked in found.linked.items():
+            words = re.search(r"stack depth ([\d+]+)", bench.statistics[name])
+            assert words
+            depths = [int(depth) for depth in words[1].split("+")]
+            depth, way = deepest(linked, {at: d for (at, _), d in zip(linked.functions, depths, strict=True)})
+            if depth > STACK_BYTES - HEADROOM:
+                too_deep[name] = depth, way
+    assert too_deep == {}

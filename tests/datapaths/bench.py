@@ -48,9 +48,11 @@ class Bench:
             test=True,
         ).pack()
         self.programs: dict[str, int] = {}
+        self.statistics: dict[str, str] = {}  # the verifier's
         for found in objects.values():
             loaded = found.load(config, self.maps)
             self.programs |= {name: loaded.program(name) for name in found.programs}
+            self.statistics |= loaded.statistics
         self._events = RingBuffer(self.maps["events"])
 
     def clear(self) -> None:
