@@ -140,10 +140,10 @@ class Outbound:
 
     def explain(self, prefix: Prefix) -> str:
         """Why this peer is or is not told about the best path of ``prefix``."""
-        path = self.table.best.get(prefix)
+        path, mark = self.table.best.get(prefix), "; draining: with GRACEFUL_SHUTDOWN" if self.rules.is_draining else ""
         if path is None:
             is_default = prefix == DEFAULT_ROUTE and self.rules.originates_default
-            return "advertised: default originate" if is_default else "no path"
+            return f"advertised: default originate{mark}" if is_default else "no path"
         refusal = self.refuse(path)
         if refusal is not None:
             return f"not advertised: {refusal.value}"
@@ -154,7 +154,7 @@ class Outbound:
             return f"not advertised: {policy} rejects"
         if self._finish(verdict.attributes, path, verdict.next_hop) is None:
             return f"not advertised: {Refusal.NEXT_HOP.value}"
-        return f"advertised: {policy} accepts"
+        return f"advertised: {policy} accepts{mark}"
 
     def _sent_prefixes(self) -> Iterable[Prefix]:
         has_ids = self.table.family in self.rules.session.add_path_out

@@ -317,6 +317,12 @@ def test_draining_adds_the_community() -> None:
     peer.listen()
     assert peer.knows[PREFIX].communities == (GRACEFUL_SHUTDOWN,)
     assert peer.knows[PREFIX].local_pref == 0
+    assert peer.outbound.explain(PREFIX).endswith(" accepts; draining: with GRACEFUL_SHUTDOWN")
+    originating = Peer(Table(Family.IPV4), is_draining=True, originates_default=True)
+    assert (
+        originating.outbound.explain(DEFAULT_ROUTE) == "advertised: default originate; draining: with GRACEFUL_SHUTDOWN"
+    )
+    assert "GRACEFUL_SHUTDOWN" not in Peer(table).outbound.explain(PREFIX)
 
 
 def test_next_hop_modes() -> None:
