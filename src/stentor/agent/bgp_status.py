@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from stentor.agent.bgp_view import rfc3339
 from stentor.api.bgp import (
@@ -32,7 +32,7 @@ from stentor.bgp.status import PeerStatus
 from stentor.kube import patch
 from stentor.kube.client import Client
 from stentor.kube.errors import ApiError, NotFound
-from stentor.runtime.sample import counter, gauge
+from stentor.runtime.sample import counter, gauge, histogram
 
 if TYPE_CHECKING:
     from stentor.agent.bgp import BGPControl
@@ -239,9 +239,5 @@ def sample(control: BGPControl) -> Iterator[Metric]:
     vrouters = {instance.name: str(instance.local_asn) for instance in control.tables.plan.instances}
     errors = {(vrouters.get(name, name),): float(count) for name, count in control.link.errors.items()}
     yield counter(f"{prefix}_reconcile_errors", "Reconciliations with an error", errors, ("vrouter",))
-    runs = HistogramMetricFamily(
-        f"{prefix}_reconcile_run_duration_seconds", "Duration of reconciliations", labels=("vrouter",)
-    )
-    for asn in dict.fromkeys(vrouters.values()):
-        runs.add_metric((asn,), control.link.runs.buckets(), control.link.runs.sum_s)
-    yield runs
+    runs = {(asn,): control.link.runs for asn in vrouters.values()}
+    yield histogram(f"{prefix}_reconcile_run_duration_seconds", "Duration of reconciliations", runs, ("vrouter",))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -41,6 +43,7 @@ from stentor.kube.target import ObjectTarget
 from stentor.net.address import Addr, Prefix
 from stentor.operator.condition import resource_source
 from stentor.runtime.config import BGPControlPlane
+from stentor.runtime.duration import Durations
 from stentor.state import Database, Reconciler, Table
 from stentor.tables import bgp as rows
 from stentor.tables.condition import Judged, Observed, ResourceKey
@@ -71,7 +74,8 @@ def node_config_row(config: CiliumBGPNodeConfig) -> NodeConfigRow:
 
 
 class ClusterBGP:
-    """The part of the operator that is about BGP: its tables, sources and reconciler."""
+    """The part of the operator that is about BGP: its tables, sources and reconciler. `errors` are failed writes, by
+    cluster configuration, `runs` how long decisions took."""
 
     def __init__(
         self,
@@ -101,7 +105,9 @@ class ClusterBGP:
         self.wanted: Table[str, NodeConfigRow] = add(Table("bgp-node-configs-wanted", lambda row: row.name))
         self.wanted.expect("assignment")
         self.sources = self._sources()
-        target = NodeConfigTarget(client, database, self.present)
+        self.errors: Counter[str] = Counter()
+        self.runs = Durations()
+        target = NodeConfigTarget(client, database, self.present, self.errors)
         self.reconciler: Reconciler[Any, Any] = Reconciler("bgp-node-configs", self.wanted, target)
         self._events = EventRecorder(client, "cilium-operator")
         self._told: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -153,6 +159,7 @@ class ClusterBGP:
         """Decide anew. Nothing is decided before everything is known: a configuration could be one unseen's."""
         if not all(table.is_synced for table in self.inputs):
             return
+        began = time.monotonic()
         cluster = self.cluster()
         present = {row.name: row.owner for row in self.present}
         assignment = assign(cluster.configs, cluster.nodes, present)
@@ -167,6 +174,7 @@ class ClusterBGP:
             self.reconciler.compare_soon()  # somebody else may have changed or deleted one
         self._judge(msgspec.structs.replace(cluster, faults=faults), assignment)
         self.wanted.synced("assignment")
+        self.runs.add(time.monotonic() - began)
 
     def cluster(self) -> Cluster:
         """Everything as the decisions take it."""
@@ -300,13 +308,24 @@ def _spec(obj: Any) -> Any:
 
 
 class NodeConfigTarget(ObjectTarget[str, NodeConfigRow]):
-    """Writes CiliumBGPNodeConfigs. What is there is what the table of present ones says."""
+    """Writes CiliumBGPNodeConfigs. What is there is what the table of present ones says. `errors` is counted up by owner."""
 
-    def __init__(self, client: Client, database: Database, present: Table[str, NodeConfigRow]) -> None:
+    def __init__(
+        self, client: Client, database: Database, present: Table[str, NodeConfigRow], errors: Counter[str]
+    ) -> None:
         super().__init__()
+        self._errors = errors
         self._client = client
         self._database = database
         self._present = present
+
+    async def apply(
+        self, upserts: Sequence[tuple[str, NodeConfigRow]], deletes: Sequence[str]
+    ) -> Mapping[str, Exception]:
+        owners = {row.name: row.owner for row in self._present} | {name: row.owner for name, row in upserts}
+        failed = await super().apply(upserts, deletes)
+        self._errors.update(owners.get(name, "") for name in failed)
+        return failed
 
     async def write(self, row: NodeConfigRow) -> None:
         """Create it or change what differs. One that is not ours is left alone."""

@@ -6,6 +6,8 @@ Decisions are `ipam.loadbalancer`'s. Every write names the version of the Servic
 from __future__ import annotations
 
 import logging
+import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -26,6 +28,7 @@ from stentor.kube.target import ObjectTarget
 from stentor.net.address import Addr
 from stentor.operator.condition import resource_source
 from stentor.runtime.config import Values
+from stentor.runtime.duration import Durations
 from stentor.state import Database, Reconciler, Table
 from stentor.tables.bgp import LoadBalancerPool, lb_pools
 from stentor.tables.condition import Judged, Observed, ResourceKey, Verdict
@@ -100,7 +103,8 @@ class LoadBalancers:
 
 
 class AddressAssigner:
-    """Keeps assignments and conditions of pools at what services and pools come to."""
+    """Keeps assignments and conditions of pools at what services and pools come to. `durations` are those from taking in an
+    event to its decision, by (event, resource) in upstream's words."""
 
     def __init__(
         self,
@@ -112,6 +116,7 @@ class AddressAssigner:
         judged: Table[ResourceKey, Judged],
     ) -> None:
         self.ipam = LoadBalancerIPAM()
+        self.durations: defaultdict[tuple[str, str], Durations] = defaultdict(Durations)
         self._database = database
         self._pools = pools
         self._requests = requests
@@ -126,8 +131,10 @@ class AddressAssigner:
         """Take in what changed. Nothing is given before all services are known: an address could belong to one unseen."""
         if not (self._pools.is_synced and self._requests.is_synced):
             return
-        gone = [change.key for change in self._pool_changes.drain() if self._take_pool(change.key, change.new)]
-        removed = [change.key for change in self._request_changes.drain() if self._take_request(change.key, change.new)]
+        began = time.monotonic()
+        pools, requests = self._pool_changes.drain(), self._request_changes.drain()
+        gone = [change.key for change in pools if self._take_pool(change.key, change.new)]
+        removed = [change.key for change in requests if self._take_request(change.key, change.new)]
         results = self.ipam.settle()
         with self._database.write() as txn:
             for key in removed:
@@ -144,6 +151,11 @@ class AddressAssigner:
                 txn.put(self._uses, use)
                 txn.put(self._judged, judge(use))
         self._assignments.synced("assigner")
+        took_s = time.monotonic() - began
+        for resource, total, deleted in (("pool", len(pools), len(gone)), ("service", len(requests), len(removed))):
+            for event, count in (("upsert", total - deleted), ("delete", deleted)):
+                if count:
+                    self.durations[event, resource].add(took_s, count)
 
     def _take_pool(self, name: str, row: LoadBalancerPool | None) -> bool:
         """Whether it is gone."""

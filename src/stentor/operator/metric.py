@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from prometheus_client.core import Metric
 
 import stentor
+from stentor.operator.bgp import OWNER_KIND, ClusterBGP
 from stentor.operator.wiring import Operator
-from stentor.runtime.sample import counter, gauge
+from stentor.runtime.sample import counter, gauge, histogram
 
 
 def sample(operator: Operator) -> Iterator[Metric]:
@@ -47,12 +48,15 @@ def sample(operator: Operator) -> Iterator[Metric]:
             ("family",),
         )
     yield from _load_balancers(operator)
+    if operator.bgp is not None:
+        yield from _bgp(operator.bgp)
     errors = {(each.name,): float(len(each.failing)) for each in operator.reconcilers}
     yield gauge("cilium_operator_reconciler_errors", "Rows that a reconciler could not write", errors, ("name",))
 
 
 def _load_balancers(operator: Operator) -> Iterator[Metric]:
-    uses, ipam = operator.load_balancers.uses, operator.load_balancers.assigner.ipam
+    uses, assigner = operator.load_balancers.uses, operator.load_balancers.assigner
+    ipam = assigner.ipam
     above = "cilium_operator_lbipam"
     conflicting = sum(1 for use in uses if use.conflict)
     yield gauge(f"{above}_conflicting_pools_total", "Pools that overlap another one", {(): float(conflicting)})
@@ -63,3 +67,17 @@ def _load_balancers(operator: Operator) -> Iterator[Metric]:
     yield gauge(f"{above}_services_matching_total", "Services that want addresses", {(): float(ipam.matching)})
     unsatisfied = {(): float(ipam.unsatisfied)}
     yield gauge(f"{above}_services_unsatisfied_total", "Services that did not get all that they asked for", unsatisfied)
+    yield histogram(
+        f"{above}_event_processing_time_seconds",
+        "Time from taking in an event to its decision",
+        assigner.durations,
+        ("event", "resource"),
+    )
+
+
+def _bgp(bgp: ClusterBGP) -> Iterator[Metric]:
+    above = "cilium_operator_bgp_control_plane_reconcile"
+    errors = {(OWNER_KIND, name): float(count) for name, count in bgp.errors.items()}
+    names = ("resource_kind", "resource_name")
+    yield counter(f"{above}_errors", "Failed writes of node configurations", errors, names)
+    yield histogram(f"{above}_run_duration_seconds", "Duration of decisions about node configurations", {(): bgp.runs})

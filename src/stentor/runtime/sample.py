@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from stentor.runtime.duration import Durations
 
 L = TypeVar("L", bound=tuple[str, ...])
 
@@ -42,4 +44,14 @@ def counter(name: str, text: str, samples: Mapping[L, float], labels: tuple[str,
     family = CounterMetricFamily(name, text, labels=labels)
     for values, value in samples.items():
         family.add_metric(values, value)
+    return family
+
+
+def histogram(
+    name: str, text: str, samples: Mapping[L, Durations], labels: tuple[str, ...] = ()
+) -> HistogramMetricFamily:
+    """A histogram of seconds for each label combination."""
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, durations in samples.items():
+        family.add_metric(values, durations.buckets(), durations.sum_s)
     return family

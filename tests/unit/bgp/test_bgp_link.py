@@ -15,7 +15,7 @@ from stentor.bgp.config import Peer
 from stentor.bgp.control import Control
 from stentor.bgp.errors import Unreachable
 from stentor.bgp.nlri import Family, format_prefix
-from stentor.bgp.resource.link import OWNER, Durations, Link, ask, stream
+from stentor.bgp.resource.link import OWNER, Link, ask, stream
 from stentor.bgp.resource.plan import Entry, Grant, InstancePlan, Origin, PeerPlan, Plan, PlanRow, Problem
 from stentor.bgp.resource.route import BGPRoute
 from stentor.bgp.resource.table import BGPTables, make_tables
@@ -225,12 +225,3 @@ def test_nobody_there(tmp_path: Path) -> None:
             await ask(str(tmp_path / "nothing"), {"request": "peers"})
 
     asyncio.run(story())
-
-
-def test_durations() -> None:
-    found = Durations()
-    for seconds in (0.001, 0.002, 20.0):
-        found.add(seconds)
-    buckets = dict(found.buckets())
-    assert (buckets["0.001"], buckets["0.0025"], buckets["10.0"], buckets["+Inf"]) == (1, 2, 2, 3)
-    assert found.sum_s == 20.003

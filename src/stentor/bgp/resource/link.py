@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -23,6 +21,7 @@ from stentor.bgp.resource.plan import Plan
 from stentor.bgp.resource.route import BGPRoute
 from stentor.bgp.resource.speaker import speaker_config
 from stentor.bgp.resource.table import BGPTables
+from stentor.runtime.duration import Durations
 
 OWNER = "stentor-agent"
 _MOST_LINE_BYTES = 64 << 20
@@ -48,25 +47,6 @@ class _Protocol(asyncio.StreamReaderProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
         self._wake()
-
-
-class Durations:
-    """How long runs took, as a histogram."""
-
-    _BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-
-    def __init__(self) -> None:
-        self.sum_s = 0.0
-        self._counts = [0] * (len(self._BOUNDS_S) + 1)
-
-    def add(self, seconds: float) -> None:
-        self.sum_s += seconds
-        self._counts[bisect_left(self._BOUNDS_S, seconds)] += 1
-
-    def buckets(self) -> list[tuple[str, float]]:
-        """Upper bounds with how many runs were at most so long."""
-        bounds = [*map(str, self._BOUNDS_S), "+Inf"]
-        return list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
 
 
 class Link:
