@@ -12,9 +12,10 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from stentor.agent.api import Api
-from stentor.agent.errors import StartupError
+from stentor.agent.errors import DevicesGone, StartupError
 from stentor.agent.life import Agent, Paths
 from stentor.agent.metric import sample
 from stentor.agent.server import Acceptor
@@ -28,6 +29,8 @@ from stentor.runtime.config import ConfigError, Values, load
 from stentor.runtime.job import JobGroup
 from stentor.runtime.metric import serve_metrics
 from stentor.runtime.sample import registry
+
+_DEVICES_INTERVAL_S: Final = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +106,13 @@ async def run(values: Values, connection: Connection, node_name: str, paths: Pat
             ended.set()
             raise
 
+    async def end_without_devices(agent: Agent) -> None:
+        """Whoever keeps the agent running starts the next one, which makes them anew; programs and maps stay."""
+        if gone := await agent.gone_devices():
+            log.error("Devices are gone: the next agent makes them", extra={"devices": ",".join(gone)})
+            failure.append(DevicesGone(", ".join(gone)))
+            ended.set()
+
     servers: list[Acceptor] = []
     async with Client(connection, user_agent="stentor-agent") as client:
         agent = Agent(values, client, node_name, paths)
@@ -112,6 +122,7 @@ async def run(values: Values, connection: Connection, node_name: str, paths: Pat
             await api.serve()
             exporter = await serve_metrics(metrics, "", values.prometheus.port) if values.prometheus.enabled else None
             jobs.once("start", start(agent, jobs))
+            jobs.every("own-devices", _DEVICES_INTERVAL_S, lambda: end_without_devices(agent))
             await ended.wait()
             for server in servers:
                 server.close()

@@ -130,6 +130,11 @@ def make_devices(mtu: int, tunnel_port: int) -> OwnDevices:
     return OwnDevices(socket.if_nametoindex(HOST), socket.if_nametoindex(OVERLAY))
 
 
+def gone_devices(made: OwnDevices) -> list[str]:
+    """Names of own devices that somebody has deleted, or put another one in place of."""
+    return [name for name, index in ((HOST, made.host), (OVERLAY, made.overlay)) if _index(name) != index]
+
+
 def start_devices(routers: Iterable[Addr]) -> None:
     """Router addresses onto `cilium_host`, then everything up."""
     wanted = set(routers)

@@ -76,3 +76,7 @@ class PoolEmpty(CniError):
 
 class StartupError(Exception):
     """The agent cannot work on this machine; the message says what to change."""
+
+
+class DevicesGone(Exception):
+    """Somebody has deleted devices that the agent had made; the next agent makes them anew."""

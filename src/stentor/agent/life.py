@@ -154,6 +154,10 @@ class Agent:
         give_back()
         return server
 
+    async def gone_devices(self) -> list[str]:
+        """Own devices that are there no more. Programs know them by their indexes: only the next start can mend that."""
+        return await self._on_link_thread(device.gone_devices, self.devices) if self.devices is not None else []
+
     async def _load_datapath(self, addresses: tuple[Addr, ...]) -> None:
         values = self.values
         self.underlay = await self._on_link_thread(device.find_underlay, addresses, values.devices, values.mtu)

@@ -150,6 +150,18 @@ def test_killed_under_load_nobody_notices(cluster: Cluster, load: Callable[[], N
     cluster.lab.kubectl("delete", "pod", "later", "--wait=false")
 
 
+def test_deleted_devices_are_made_anew(cluster: Cluster) -> None:
+    """By the next agent: programs know them by their indexes."""
+    before = agent_pid(cluster.lab, "node-2")
+    for name in ("cilium_vxlan", "cilium_host"):
+        cluster.lab.exec("node-2", "ip", "link", "delete", name)
+    eventually(lambda: healthy(cluster.lab, "node-2", before), 60)
+    a, c, node = cluster.places["a"], cluster.places["c"], cluster.places["node-2"]
+    for family, port in ((4, 7200), (6, 7201)):
+        assert exchange_tcp(a, c, c.addresses[family], port) == a.addresses[family]
+        exchange_tcp(node, a, a.addresses[family], port)
+
+
 class Watch:
     """Looks at rows of a map all the time: none of them may ever be away."""
 
