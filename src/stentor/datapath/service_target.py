@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Final
 
 import msgspec
@@ -115,7 +115,7 @@ class ServiceTarget:
             failed |= await self._write([entry for _, entry in upserts[start : start + _SLICE]])
             await asyncio.sleep(0)
         for start in range(0, len(deletes), _SLICE):
-            failed |= self._remove(deletes[start : start + _SLICE])
+            failed |= await self._remove(deletes[start : start + _SLICE])
             await asyncio.sleep(0)
         await self._make_refused_tables()
         return failed
@@ -159,7 +159,7 @@ class ServiceTarget:
         acquired = {
             each.key: (self._acquire_internal(each, new), self._acquire_external(each, new)) for each in entries
         }
-        bad = self._write_sets(new)
+        bad = await self._write_sets(new)
         await self._write_tables([each for _, each in acquired.values() if each.maglev_users and each.id not in bad])
         for entry in entries:
             internal, external = acquired[entry.key]
@@ -179,7 +179,7 @@ class ServiceTarget:
         for entry in entries:
             if entry.key in failed:
                 self._release(entry, *acquired[entry.key], used)
-        self._clear(used)
+        await self._clear(used)
         return failed
 
     def _acquire_internal(self, entry: LBEntry, new: list[BackendSet]) -> BackendSet:
@@ -196,7 +196,7 @@ class ServiceTarget:
             new.append(found)
         return found
 
-    def _write_sets(self, new: Sequence[BackendSet]) -> dict[int, Exception]:
+    async def _write_sets(self, new: Sequence[BackendSet]) -> dict[int, Exception]:
         """Errors by set."""
         bad: dict[int, Exception] = {}
         for name, rows_of in (("lb_slots", BackendSet.slot_rows), ("lb_members", BackendSet.member_rows)):
@@ -209,6 +209,7 @@ class ServiceTarget:
                 owner |= dict.fromkeys(own, each.id)
             failed = self._maps[name].update_batch(rows)
             bad |= {owner[key]: self._explain(name, error) for key, error in failed.items()}
+            await _turn(rows)
         return bad
 
     async def _write_tables(self, wanted: Iterable[BackendSet]) -> None:
@@ -269,7 +270,7 @@ class ServiceTarget:
             self._note_lost(old.entry, row.entry.internal)
             self._release(old.entry, old.internal, old.external, used)
 
-    def _remove(self, keys: Sequence[FrontendKey]) -> dict[FrontendKey, Exception]:
+    async def _remove(self, keys: Sequence[FrontendKey]) -> dict[FrontendKey, Exception]:
         raw = {_raw_key(key): key for key in keys}
         failed: dict[FrontendKey, Exception] = {
             raw[each]: error for each, error in self._maps["lb_services"].delete_batch(raw).items()
@@ -281,7 +282,7 @@ class ServiceTarget:
                 self._maps["lb_sources"].delete_batch(old.ranges)
                 self._note_lost(old.entry, ())
                 self._release(old.entry, old.internal, old.external, used)
-        self._clear(used)
+        await self._clear(used)
         return failed
 
     def _note_lost(self, old: LBEntry, left: Backends) -> None:
@@ -299,12 +300,15 @@ class ServiceTarget:
                 self._sets.release(each, maglev=maglev)
                 used.append(each)
 
-    def _clear(self, used: Iterable[BackendSet]) -> None:
+    async def _clear(self, used: Iterable[BackendSet]) -> None:
         """Remove the rows that nobody needs any more, of sets that had one user more before."""
         gone = {each.id: each for each in used if not each.users}
         if gone:
-            self._maps["lb_slots"].delete_batch([key for each in gone.values() for key in each.slot_keys()])
+            slots = [key for each in gone.values() for key in each.slot_keys()]
+            self._maps["lb_slots"].delete_batch(slots)
+            await _turn(slots)
             self._maps["lb_members"].delete_batch([key for each in gone.values() for key in each.member_rows()])
+            await _turn(slots)
         for each in used:
             if not each.maglev_users:
                 self._drop_table(each)
@@ -398,6 +402,12 @@ class ServiceTarget:
         for each in self._sets:
             if not each.maglev_users:
                 self._drop_table(each)
+
+
+async def _turn(rows: Sized) -> None:
+    """Let others have the event loop after many rows: a set of 5,000 backends takes 10 ms a map."""
+    if len(rows) > _SLICE:
+        await asyncio.sleep(0)
 
 
 def _wants_table(entry: LBEntry) -> bool:
