@@ -39,6 +39,15 @@ class MapLayoutChanged(DatapathError):
         self.name, self.difference = name, difference
 
 
+class MapTooSmall(DatapathError):
+    """A pinned map holds more than the configuration has room for. Nothing was changed."""
+
+    def __init__(self, name: str, rows: int, capacity: int, limit: str | None) -> None:
+        remedy = f"raise bpf.{limit}" if limit else "run the version that made it"
+        super().__init__(f"pinned map {name} holds {rows} rows, which do not fit into {capacity}: {remedy}")
+        self.name, self.rows, self.capacity = name, rows, capacity
+
+
 class AttachError(DatapathError):
     """A program could not be attached to a device."""
 

@@ -51,7 +51,7 @@ class Datapath:
 
         `limits` overrides map capacities by the names in `MAPS[…].limit`. `enable_tcx` False (upstream's `bpf.enableTCX`)
         attaches by clsact even where the kernel has TCX. `accelerate` loads what `accelerate_uplink` needs; without it an
-        earlier agent's goes. MapLayoutChanged, StaleObject, VerifierError.
+        earlier agent's goes. MapLayoutChanged, MapTooSmall, StaleObject, VerifierError.
         """
         pins.make()
         objects = {name: found for name, found in (objects or read_objects()).items() if accelerate or name != XDP}

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from stentor.datapath.errors import MapLayoutChanged
+from stentor.datapath.errors import MapLayoutChanged, MapTooSmall
 from stentor.datapath.maps import MAPS
 from stentor.datapath.names import Pins
 from stentor.sys.bpf import Map, MapSpec, MapType, pin
@@ -34,7 +34,8 @@ class Store:
         self._layouts = _open_or_none(pins, _LAYOUTS) or self._create(_LAYOUTS, spec)
 
     def open(self, wanted: Mapping[str, MapSpec]) -> None:
-        """Make or take over every map. MapLayoutChanged, before anything is changed, when one cannot be taken over."""
+        """Make or take over every map. MapLayoutChanged or MapTooSmall, before anything is changed, when one cannot be
+        taken over."""
         found = {name: existing for name in wanted if (existing := _open_or_none(self._pins, name)) is not None}
         for name, existing in found.items():
             self._check(name, existing, wanted[name])
@@ -74,7 +75,7 @@ class Store:
             return
         rows = sum(1 for _ in old.items())
         if rows > spec.max_entries:
-            raise MapLayoutChanged(name, f"it holds {rows} rows, which do not fit into {spec.max_entries}")
+            raise MapTooSmall(name, rows, spec.max_entries, MAPS[name].limit if name in MAPS else None)
 
     def _move(self, name: str, old: Map, spec: MapSpec) -> Map:
         """Another capacity: a new map with the rows of the old one takes over its pin."""

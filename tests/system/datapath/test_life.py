@@ -16,7 +16,7 @@ from datapaths.traffic import FAMILIES, carry, dial, exchange, listen, ping, rea
 from stentor.datapath import targets
 from stentor.datapath.config import DatapathConfig
 from stentor.datapath.connection import collect, connections, translations
-from stentor.datapath.errors import MapLayoutChanged
+from stentor.datapath.errors import MapLayoutChanged, MapTooSmall
 from stentor.datapath.loader import Datapath
 from stentor.datapath.metric import DropEvents, dropped
 from stentor.sys.bpf import Map, program_id
@@ -160,7 +160,7 @@ def test_a_map_too_small_for_its_rows_is_refused(world: World) -> None:
     try:
         with (
             world.a.inside(),
-            pytest.raises(MapLayoutChanged, match=r"ipcache.*holds \d+ rows, which do not fit into 4"),
+            pytest.raises(MapTooSmall, match=r"ipcache holds \d+ rows, which do not fit into 4: raise bpf.ipcacheMax"),
         ):
             world.a.load()
     finally:
