@@ -9,13 +9,21 @@
  * tests `reply` instead of the pointer and the verifier no longer knows that it is not NULL. */
 struct end {
 	__u32 policy;
+	__u32 ifindex; /* of its device */
 	__u16 id;
-	bool is_local;
+	bool is_local; /* known at compile time: no branch of a program asks for it */
 };
 
 static __always_inline struct end end_of(const struct endpoint *ep)
 {
-	return ep ? (struct end){ ep->policy, ep->id, true } : (struct end){};
+	return ep ? (struct end){ ep->policy, ep->ifindex, ep->id, true } : (struct end){};
+}
+
+/* Connections are those of the pods that have an address now: a device's number never comes back, and the sum of two can only
+ * grow. */
+static __always_inline __u32 devices_of(struct end from, struct end to)
+{
+	return from.ifindex + to.ifindex;
 }
 
 static __always_inline int judge_end(struct flow *f, struct end end, enum direction direction)
@@ -37,14 +45,14 @@ static __always_inline int judge(struct flow *f, struct end from, struct end to)
 }
 
 /* An ICMP error belongs to the connection whose packet it quotes, if it goes to the one who sent that. */
-static __always_inline bool is_related(struct flow *f, __u32 now)
+static __always_inline bool is_related(struct flow *f, __u32 devices, __u32 now)
 {
 	struct flow *quoted = quoted_flow();
 	struct connection c = {};
 
 	if (!quoted || !quoted->proto || !addr_equal(&quoted->dst, &f->dst))
 		return false;
-	find_connection(quoted, now, &c);
+	find_connection(quoted, devices, now, &c);
 	if (!c.known)
 		return false;
 	f->replies_by_overlay = !!(c.entry->flags & CT_VIA_OVERLAY);
@@ -65,7 +73,7 @@ static __always_inline int check_ready(struct flow *f, struct end end, enum dire
 static __always_inline int authorise(struct flow *f, struct end from, struct end to, bool via_overlay)
 {
 	struct connection c = {};
-	__u32 now = ticks();
+	__u32 now = ticks(), devices = devices_of(from, to);
 	int verdict = check_ready(f, from, EGRESS);
 
 	if (verdict == OK)
@@ -73,13 +81,13 @@ static __always_inline int authorise(struct flow *f, struct end from, struct end
 	if (unlikely(verdict != OK))
 		return verdict;
 	if (unlikely(f->related)) /* one about an unknown connection is judged as ICMP, but opens none */
-		return is_related(f, now) ? OK : judge(f, from, to);
-	find_connection(f, now, &c);
+		return is_related(f, devices, now) ? OK : judge(f, from, to);
+	find_connection(f, devices, now, &c);
 	if (c.known && !f->opens && !sent_by_client(&c)) {
 		f->reply = 1;
 		f->replies_by_overlay = !!(c.entry->flags & CT_VIA_OVERLAY);
 		f->balanced = !!(c.entry->flags & CT_BALANCED);
-		refresh_connection(&c, f, now);
+		refresh_connection(&c, f, c.entry->flags | CT_REPLIED, now);
 		return OK;
 	}
 	verdict = judge(f, from, to);
@@ -89,8 +97,8 @@ static __always_inline int authorise(struct flow *f, struct end from, struct end
 		return verdict;
 	}
 	if (likely(c.known && !f->opens)) {
-		refresh_connection(&c, f, now);
+		refresh_connection(&c, f, (c.entry->flags & ~(CT_VIA_OVERLAY | CT_BALANCED)) | way_back(f, via_overlay), now);
 		return OK;
 	}
-	return open_connection(&c, f, via_overlay, now);
+	return open_connection(&c, f, devices, via_overlay, now);
 }

@@ -25,16 +25,25 @@ static __always_inline struct lb_flow *find_lb_flow(const struct flow *f, enum l
 	return bpf_map_lookup_elem(&lb_flows, &key);
 }
 
-/* Streams live long, until one of these packets has ended this direction. */
-static __always_inline void refresh_lb_flow(struct lb_flow *entry, const struct flow *f)
+/* Streams live long, until a packet has ended this direction. */
+static __always_inline __u32 lb_flow_expires(const struct lb_flow *entry, const struct flow *f)
 {
-	__u32 expires;
+	bool is_open = f->proto == IPPROTO_TCP && !entry->closed && !(f->tcp_flags & (TCP_FIN | TCP_RST));
+
+	return ticks() + (is_open ? config.ct_tcp : config.ct_any);
+}
+
+/* Whether a tick has gone by. */
+static __always_inline bool refresh_lb_flow(struct lb_flow *entry, const struct flow *f)
+{
+	__u32 expires = lb_flow_expires(entry, f);
 
 	if (f->tcp_flags & (TCP_FIN | TCP_RST) && !entry->closed)
 		entry->closed = 1;
-	expires = ticks() + (f->proto == IPPROTO_TCP && !entry->closed ? config.ct_tcp : config.ct_any);
-	if (entry->expires != expires)
-		entry->expires = expires;
+	if (entry->expires == expires)
+		return false;
+	entry->expires = expires;
+	return true;
 }
 
 static __always_inline __u32 mix(__u32 hash, __u32 word)
@@ -94,6 +103,43 @@ static __always_inline bool choose_backend(const struct flow *f, const struct lb
 	return true;
 }
 
+/* Whom the backend sees. A pod that is led to itself would take its own address for a forgery. */
+static __always_inline struct addr client_seen(const struct flow *f, const struct addr *by)
+{
+	return f->direction == EGRESS && addr_equal(by, &f->src) ? service_loopback(&f->src) : f->src;
+}
+
+static __always_inline struct nat_key answers_key(const struct flow *f, const struct addr *by, __be16 port)
+{
+	return (struct nat_key){
+		.src = *by, .dst = client_seen(f, by), .sport = port, .dport = f->sport, .proto = f->proto, .side = LB_FROM_BACKEND,
+	};
+}
+
+/* What leads a backend's answers to the service's address lives as long as what led there, whether any come or not; where a full
+ * map let go of it, it is made again. */
+OWN_FUNCTION int keep_answers(__u64 by_first, __u64 by_last, __u32 port, __u32 expires)
+{
+	struct addr by = addr_from_words(by_first, by_last);
+	struct flow *f = this_flow();
+	struct lb_flow *known, back = {};
+	struct nat_key key;
+
+	if (!f)
+		return DROP_INVALID;
+	key = answers_key(f, &by, port);
+	known = bpf_map_lookup_elem(&lb_flows, &key);
+	if (known && known->port == f->dport && addr_equal(&known->addr, &f->dst)) {
+		if (is_past(known->expires, expires))
+			known->expires = expires;
+		return OK;
+	}
+	back.addr = f->dst;
+	back.port = f->dport;
+	back.expires = expires;
+	return bpf_map_update_elem(&lb_flows, &key, &back, BPF_ANY) ? DROP_NAT_NO_MAPPING : OK;
+}
+
 /* A stream's later packets stay where its first one went as long as that is a backend; then they are reset by another one. */
 static __always_inline bool recall_flow(const struct flow *f, struct lb_set set, struct lb_backend *to)
 {
@@ -102,16 +148,11 @@ static __always_inline bool recall_flow(const struct flow *f, struct lb_set set,
 	if (!known || is_past(known->expires, ticks()) || (f->opens && known->closed) ||
 	    !is_member(set.id, &known->addr, known->port))
 		return false;
-	refresh_lb_flow(known, f);
+	if (unlikely(refresh_lb_flow(known, f)))
+		keep_answers(first_words(&known->addr), last_words(&known->addr), known->port, known->expires);
 	to->addr = known->addr;
 	to->port = known->port;
 	return true;
-}
-
-/* Whom the backend sees. A pod that is led to itself would take its own address for a forgery. */
-static __always_inline struct addr client_seen(const struct flow *f, const struct lb_backend *by)
-{
-	return f->direction == EGRESS && addr_equal(&by->addr, &f->src) ? service_loopback(&f->src) : f->src;
 }
 
 static __always_inline int remember_flow(const struct flow *f, const struct lb_backend *to)
@@ -122,11 +163,7 @@ static __always_inline int remember_flow(const struct flow *f, const struct lb_b
 	refresh_lb_flow(&entry, f);
 	if (bpf_map_update_elem(&lb_flows, &key, &entry, BPF_ANY))
 		return DROP_NAT_NO_MAPPING;
-	key.src = to->addr;
-	key.dst = client_seen(f, to);
-	key.sport = to->port;
-	key.dport = f->sport;
-	key.side = LB_FROM_BACKEND;
+	key = answers_key(f, &to->addr, to->port);
 	entry.addr = f->dst;
 	entry.port = f->dport;
 	entry.closed = 0;
@@ -266,6 +303,19 @@ static __always_inline bool can_be_balanced(const struct flow *f)
 
 #define MARK_TRANSLATED 0x0300 /* upstream's MARK_MAGIC_SNAT_DONE: the uplink's hook leaves it as it is */
 
+static __always_inline bool count_hop(struct __sk_buff *skb, bool v4)
+{
+	struct iphdr *ip;
+	struct ipv6hdr *ip6;
+
+	if (v4) {
+		ip = header_at(skb, ETH_HLEN, sizeof(*ip));
+		return ip && lower_ttl(ip);
+	}
+	ip6 = header_at(skb, ETH_HLEN, sizeof(*ip6));
+	return ip6 && lower_hop_limit(ip6);
+}
+
 /* Towards an address outside, past the stack: it takes no packets from elsewhere that carry its own address as source. */
 OWN_FUNCTION int leave_towards(struct __sk_buff *skb)
 {
@@ -284,6 +334,8 @@ OWN_FUNCTION int leave_towards(struct __sk_buff *skb)
 		__builtin_memcpy(to.ipv6_src, &f->src, sizeof(f->src));
 		__builtin_memcpy(to.ipv6_dst, &f->dst, sizeof(f->dst));
 	}
+	if (!count_hop(skb, to.family == AF_INET)) /* two services may be each other's backends */
+		return DROP_TTL_EXCEEDED;
 	if (config.test) { /* what comes out must not depend on the routes of the one who tests */
 		show_target(skb, LOOPBACK);
 		return bpf_redirect(LOOPBACK, 0);

@@ -8,7 +8,7 @@
 
 struct connection {
 	struct ct_key key;
-	struct ct_entry *entry; /* NULL or expired: unknown */
+	struct ct_entry *entry; /* NULL, expired, or of another pod that had an end's address: unknown */
 	bool src_is_a, known;
 };
 
@@ -31,7 +31,13 @@ static __always_inline void *conntrack_of(__u8 proto)
 	return proto == IPPROTO_TCP ? (void *)&conntrack_tcp : (void *)&conntrack_any;
 }
 
-static __always_inline void find_connection(const struct flow *f, __u32 now, struct connection *c)
+/* One answer to both questions: the verifier follows each by itself. */
+static __always_inline bool is_stale(const struct ct_entry *entry, __u32 devices, __u32 now)
+{
+	return opaque((entry->devices ^ devices) | is_past(entry->expires, now));
+}
+
+static __always_inline void find_connection(const struct flow *f, __u32 devices, __u32 now, struct connection *c)
 {
 	c->src_is_a = is_before(&f->src, f->sport, &f->dst, f->dport);
 	if (c->src_is_a) {
@@ -50,7 +56,7 @@ static __always_inline void find_connection(const struct flow *f, __u32 now, str
 		c->entry = bpf_map_lookup_elem(&conntrack_tcp, &c->key);
 	else
 		c->entry = bpf_map_lookup_elem(&conntrack_any, &c->key);
-	c->known = c->entry && !is_past(c->entry->expires, now);
+	c->known = c->entry && !is_stale(c->entry, devices, now);
 }
 
 static __always_inline bool sent_by_client(const struct connection *c)
@@ -76,11 +82,19 @@ static __always_inline __u32 closed_by(const struct flow *f)
 	return 0;
 }
 
-/* Writes only what changed: a cache line dirtied by every packet would be shared by all CPUs. */
-static __always_inline void refresh_connection(const struct connection *c, const struct flow *f, __u32 now)
+/* How the answers to this packet of the client's go. */
+static __always_inline __u32 way_back(const struct flow *f, bool via_overlay)
 {
-	__u32 flags = c->entry->flags | closed_by(f) | (f->reply ? CT_REPLIED : 0);
-	__u32 expires = now + lifetime(f, flags);
+	return (via_overlay ? CT_VIA_OVERLAY : 0) | f->balanced * CT_BALANCED;
+}
+
+/* Writes only what changed: a cache line dirtied by every packet would be shared by all CPUs. */
+static __always_inline void refresh_connection(const struct connection *c, const struct flow *f, __u32 flags, __u32 now)
+{
+	__u32 expires;
+
+	flags |= closed_by(f);
+	expires = now + lifetime(f, flags);
 
 	if (c->entry->flags != flags)
 		c->entry->flags = flags;
@@ -88,11 +102,11 @@ static __always_inline void refresh_connection(const struct connection *c, const
 		c->entry->expires = expires;
 }
 
-static __always_inline int open_connection(const struct connection *c, const struct flow *f, bool via_overlay, __u32 now)
+static __always_inline int open_connection(const struct connection *c, const struct flow *f, __u32 devices, bool via_overlay, __u32 now)
 {
-	struct ct_entry fresh = { .client_identity = f->src_id };
+	struct ct_entry fresh = { .client_identity = f->src_id, .devices = devices };
 
-	fresh.flags = (c->src_is_a ? CT_A_IS_CLIENT : 0) | (via_overlay ? CT_VIA_OVERLAY : 0) | (f->balanced ? CT_BALANCED : 0) | closed_by(f);
+	fresh.flags = (c->src_is_a ? CT_A_IS_CLIENT : 0) | way_back(f, via_overlay) | closed_by(f);
 	fresh.expires = now + lifetime(f, fresh.flags);
 	if (c->entry) { /* in place: an update of an LRU map takes a new element and frees the old one */
 		*c->entry = fresh;

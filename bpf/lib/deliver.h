@@ -32,7 +32,7 @@ static __always_inline int deliver_locally(struct __sk_buff *skb, const struct e
 }
 
 /* Wrapped here and out by the uplink, with a route and neighbour as of now. OK: that is for the VXLAN device to do. */
-static __always_inline int leave_wrapped(struct __sk_buff *skb, const struct flow *f, __be32 node, __u32 identity)
+static __always_inline int leave_wrapped(struct __sk_buff *skb, const struct flow *f, __be32 node, __u32 identity, bool is_routed)
 {
 	struct bpf_fib_lookup way = { .family = AF_INET, .ifindex = LOOPBACK, .ipv4_dst = node };
 	struct bpf_redir_neigh next = { .nh_family = AF_INET };
@@ -45,6 +45,8 @@ static __always_inline int leave_wrapped(struct __sk_buff *skb, const struct flo
 		return OK;
 	if (!config.test) /* what comes out must not depend on the routes of the one who tests */
 		found = bpf_fib_lookup(skb, &way, sizeof(way), 0);
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH && is_routed) /* it would wait for the neighbour as a packet of its old route, and get lost */
+		return OK;
 	if ((found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH) || way.family != AF_INET)
 		return OK;
 	inner = contents_of(skb);
@@ -84,12 +86,14 @@ OWN_FUNCTION int leave_by_device(struct __sk_buff *skb, __u64 node_first, __u64 
 	return bpf_redirect(config.overlay_ifindex, 0);
 }
 
-static __always_inline int encapsulate(struct __sk_buff *skb, const struct flow *f, const struct ipcache_entry *to, __u32 identity)
+/* `is_routed`: by the stack, to another device. */
+static __always_inline int encapsulate(struct __sk_buff *skb, const struct flow *f, const struct ipcache_entry *to, __u32 identity,
+				       bool is_routed)
 {
 	int verdict;
 
 	if (config.overlay_source && addr_is_v4(&to->tunnel)) {
-		verdict = leave_wrapped(skb, f, to->tunnel.w[3], identity);
+		verdict = leave_wrapped(skb, f, to->tunnel.w[3], identity, is_routed);
 		if (likely(verdict != OK))
 			return verdict;
 	}

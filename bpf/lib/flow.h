@@ -246,7 +246,7 @@ static __always_inline int parse_l4(const struct __sk_buff *skb, struct flow *f,
 
 static __always_inline int parse_fragment(const struct __sk_buff *skb, struct flow *f, __be32 id)
 {
-	struct fragment_key key = { .src = f->src, .dst = f->dst, .id = id, .proto = f->proto };
+	struct fragment_key key = { .src = f->src, .dst = f->dst, .id = id, .proto = addr_is_v4(&f->src) ? f->proto : 0 };
 	struct fragment fresh = {}, *first;
 	int verdict;
 
@@ -257,6 +257,7 @@ static __always_inline int parse_fragment(const struct __sk_buff *skb, struct fl
 		f->sport = first->sport;
 		f->dport = first->dport;
 		f->icmp_type = first->icmp_type;
+		f->proto = first->proto;
 		return OK;
 	}
 	verdict = parse_l4(skb, f, false);
@@ -267,6 +268,7 @@ static __always_inline int parse_fragment(const struct __sk_buff *skb, struct fl
 	fresh.sport = f->sport;
 	fresh.dport = f->dport;
 	fresh.icmp_type = f->icmp_type;
+	fresh.proto = f->proto;
 	bpf_map_update_elem(&fragments, &key, &fresh, BPF_ANY);
 	return OK;
 }
@@ -317,6 +319,8 @@ static __always_inline int parse(struct __sk_buff *skb, struct flow *f)
 	__be32 id = 0;
 	int verdict;
 
+	if (unlikely(skb->vlan_present)) /* pods have one link: a tag would take the packet to another one */
+		return DROP_VLAN_FILTERED;
 	if (unlikely(!make_linear(skb)))
 		return DROP_INVALID;
 	verdict = parse_ip(skb, ETH_HLEN, f, &id);

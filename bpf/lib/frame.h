@@ -4,13 +4,12 @@
 #pragma once
 #include "vxlan.h"
 
-struct vxlan { __be32 flags, vni; };
-
+/* What is in front of the frame that VXLAN carries. */
 struct outer {
 	struct ethhdr eth;
 	struct iphdr ip;
-	struct udphdr udp;
-	struct vxlan vxlan;
+	struct udp udp;
+	__be32 vxlan_flags, vni;
 } __attribute__((packed));
 
 static __always_inline void *frame_start(const struct xdp_md *ctx)

@@ -37,6 +37,12 @@ static __always_inline __u32 identity_of_world(const struct addr *a)
 	return addr_is_v4(a) ? config.world_ipv4 : config.world_ipv6;
 }
 
+/* What of a sender outside the pods means the same on every node. */
+static __always_inline __u32 identity_to_send(__u32 identity, const struct addr *a)
+{
+	return identity_is_cluster(identity) ? identity : identity_of_world(a);
+}
+
 static __always_inline struct ipcache_entry *find_in_ipcache(const struct addr *a)
 {
 	struct ipcache_entry *entry = bpf_map_lookup_elem(&ipcache, a);

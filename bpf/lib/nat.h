@@ -4,6 +4,7 @@
  * A translation is two entries, one for each direction. The one for the way back claims the port: it is made only where
  * none exists. The node's own connections from the range of ports are entered too, so both sides see each other. */
 #pragma once
+#include "../maps/lb.h"
 #include "../maps/nat.h"
 #include "clock.h"
 #include "rewrite.h"
@@ -52,11 +53,24 @@ static __always_inline bool node_uses(struct __sk_buff *skb, const struct nat_ke
 	return true;
 }
 
-static __always_inline void refresh_translation(struct nat_entry *entry)
+/* Does something answer at the port that gets packets before translations are asked? */
+static __always_inline bool is_service(const struct nat_key *in)
 {
-	__u32 expires = ticks() + config.ct_any;
+	struct lb_key at = { .addr = in->dst, .port = in->dport, .proto = in->proto };
 
+	return bpf_map_lookup_elem(&lb_services, &at);
+}
+
+static __always_inline void refresh_translation(struct nat_entry *entry, __u32 expires)
+{
 	if (entry->expires != expires)
+		entry->expires = expires;
+}
+
+/* An answer: the translation of a service's stream lives longer by itself. */
+static __always_inline void keep_at_least(struct nat_entry *entry, __u32 expires)
+{
+	if (is_past(entry->expires, expires))
 		entry->expires = expires;
 }
 
@@ -77,14 +91,47 @@ static __always_inline bool uplink_address(const struct __sk_buff *skb, struct a
 	return to->w[0] || to->w[3];
 }
 
+/* The translation that this packet has to that address; NULL: none. */
+static __always_inline struct nat_entry *known_translation(const struct flow *f, const struct addr *to)
+{
+	struct nat_entry *known;
+	struct nat_key key;
+
+	nat_out_key(f, &key);
+	known = bpf_map_lookup_elem(&nat, &key);
+	return known && addr_equal(&known->addr, to) ? known : NULL;
+}
+
+static __always_inline bool is_translation_to(const struct nat_entry *entry, const struct addr *to, __be16 port)
+{
+	return addr_equal(&entry->addr, to) && entry->port == port;
+}
+
 #define PORT_TAKEN 1
 
+/* The way back by a port of the uplink's address, unless it is another's: made, or prolonged when it is there. */
+static __always_inline bool claim_port(struct __sk_buff *skb, const struct flow *f, const struct nat_key *in, bool may_be_its, __u32 expires)
+{
+	struct nat_entry *known = bpf_map_lookup_elem(&nat, in);
+	struct nat_entry entry = { .addr = f->src, .port = f->sport, .expires = expires };
+
+	if (known) {
+		if (!is_translation_to(known, &f->src, f->sport))
+			return false;
+		refresh_translation(known, expires);
+		return true;
+	}
+	if (is_service(in) || (may_be_its && node_uses(skb, in)))
+		return false;
+	return !bpf_map_update_elem(&nat, in, &entry, BPF_NOEXIST);
+}
+
 /* Translates this packet to its uplink's address and a port, unless another translation has it, or the node where `may_be_its`. */
-OWN_FUNCTION int take_port(struct __sk_buff *skb, __u32 port, int may_be_its)
+OWN_FUNCTION int take_port(struct __sk_buff *skb, __u32 port, int may_be_its, __u32 expires)
 {
 	struct nat_key key = { .side = NAT_IN };
 	struct flow *f = this_flow();
-	struct nat_entry entry = {};
+	struct nat_entry entry = {}, *known;
 
 	if (!f || !uplink_address(skb, &key.dst))
 		return DROP_NAT_NO_MAPPING;
@@ -92,18 +139,21 @@ OWN_FUNCTION int take_port(struct __sk_buff *skb, __u32 port, int may_be_its)
 	key.sport = f->dport;
 	key.dport = port;
 	key.proto = f->proto;
-	entry.addr = f->src;
-	entry.port = f->sport;
-	entry.expires = ticks() + config.ct_any;
-	if ((may_be_its && node_uses(skb, &key)) || bpf_map_update_elem(&nat, &key, &entry, BPF_NOEXIST))
+	if (!claim_port(skb, f, &key, may_be_its, expires))
 		return PORT_TAKEN;
 	entry.addr = key.dst;
 	entry.port = key.dport;
+	entry.expires = expires;
 	nat_out_key(f, &key);
+	known = bpf_map_lookup_elem(&nat, &key);
+	if (known && is_translation_to(known, &entry.addr, entry.port)) {
+		refresh_translation(known, expires);
+		return OK;
+	}
 	return bpf_map_update_elem(&nat, &key, &entry, BPF_ANY) ? DROP_NAT_NO_MAPPING : OK;
 }
 
-OWN_FUNCTION int new_translation(struct __sk_buff *skb, int is_node)
+OWN_FUNCTION int new_translation(struct __sk_buff *skb, int is_node, __u32 expires)
 {
 	struct flow *f = this_flow();
 	int verdict;
@@ -112,7 +162,7 @@ OWN_FUNCTION int new_translation(struct __sk_buff *skb, int is_node)
 		return DROP_NAT_NO_MAPPING;
 	/* SCTP's checksum covers its ports, and is too dear to compute here: it keeps its port or does not go. */
 	if (f->proto == IPPROTO_SCTP || (is_node && port_in_range(f->sport))) {
-		verdict = take_port(skb, f->sport, false);
+		verdict = take_port(skb, f->sport, false, expires);
 		if (verdict != PORT_TAKEN)
 			return verdict;
 		if (f->proto == IPPROTO_SCTP)
@@ -120,28 +170,28 @@ OWN_FUNCTION int new_translation(struct __sk_buff *skb, int is_node)
 	}
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < SNAT_TRIES; i++) {
-		verdict = take_port(skb, !i && port_in_range(f->sport) ? f->sport : random_port(), true);
+		verdict = take_port(skb, !i && port_in_range(f->sport) ? f->sport : random_port(), true, expires);
 		if (verdict != PORT_TAKEN)
 			return verdict;
 	}
 	return DROP_NAT_NO_MAPPING;
 }
 
-static __always_inline int masquerade(struct __sk_buff *skb, const struct flow *f, const struct addr *to, bool is_node)
+/* `known`: the packet's translation to this address, if it has one, else it gets one. Of a known one the other half is looked
+ * after once a tick: a full map may have let go of it, and a port that is nobody's another may have taken. */
+static __always_inline int masquerade(struct __sk_buff *skb, const struct flow *f, const struct addr *to, struct nat_entry *known,
+				      bool is_node, __u32 expires)
 {
-	struct nat_entry *known, translation;
-	struct nat_key key;
+	struct nat_entry translation;
 	int verdict;
 
-	nat_out_key(f, &key);
-	known = bpf_map_lookup_elem(&nat, &key);
-	if (likely(known && addr_equal(&known->addr, to))) {
-		refresh_translation(known);
-	} else {
-		verdict = new_translation(skb, is_node);
+	if (unlikely(!known || known->expires != expires)) {
+		verdict = known ? take_port(skb, known->port, false, expires) : PORT_TAKEN;
+		if (verdict == PORT_TAKEN)
+			verdict = new_translation(skb, is_node, expires);
 		if (verdict != OK)
 			return verdict;
-		known = bpf_map_lookup_elem(&nat, &key);
+		known = known_translation(f, to);
 		if (!known)
 			return DROP_NAT_NO_MAPPING;
 	}
@@ -188,11 +238,11 @@ static __always_inline int unmasquerade(struct __sk_buff *skb, struct flow *f)
 	if (!known)
 		return OK;
 	back = *known;
-	if (addr_equal(&back.addr, &f->dst) && back.port == about->dport)
+	if (is_translation_to(&back, &f->dst, about->dport))
 		return OK;
 	if (f->related)
 		return rewrite_error(skb, DESTINATION, &back.addr, back.port);
-	refresh_translation(known);
+	keep_at_least(known, ticks() + config.ct_any);
 	verdict = rewrite_end(skb, DESTINATION, &back.addr, back.port);
 	f->dst = back.addr;
 	f->dport = back.port;

@@ -4,7 +4,28 @@
 #include "kernel.h"
 #include "limits.h"
 
+#define VLAN_NUMBER 0x0fff
 #define OTHER_HOST 3 /* skb->pkt_type of a frame for another MAC address */
+
+/* A node on the way counts as one. False: this was the last. */
+static __always_inline bool lower_ttl(struct iphdr *ip)
+{
+	__u32 sum = ip->check + bpf_htons(0x0100);
+
+	if (ip->ttl <= 1)
+		return false;
+	ip->ttl--;
+	ip->check = sum + (sum >= 0xffff);
+	return true;
+}
+
+static __always_inline bool lower_hop_limit(struct ipv6hdr *ip)
+{
+	if (ip->hop_limit <= 1)
+		return false;
+	ip->hop_limit--;
+	return true;
+}
 
 /* The context's packet pointers are declared 32 bits wide: with -mcpu=v3 clang moves them through 32-bit registers, which
  * makes them plain numbers to the verifier. Assembly keeps it out. */
@@ -47,6 +68,12 @@ static __always_inline bool has_plain_headers(const struct __sk_buff *skb)
 	}
 	v6 = header_at(skb, ETH_HLEN, sizeof(*v6));
 	return v6 && (v6->ip.nexthdr == IPPROTO_TCP || v6->ip.nexthdr == IPPROTO_UDP);
+}
+
+/* Of a virtual LAN, which is another link than the device's own. A tag without a number means a priority only. */
+static __always_inline bool is_tagged(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_tci & VLAN_NUMBER;
 }
 
 /* Ordinary senders leave all headers in the linear part, and often nothing else: pulling data behind them would copy all of

@@ -40,14 +40,23 @@ static __always_inline __u16 ipv4_checksum(const struct iphdr *ip)
 	return ~(sum + (sum >> 16));
 }
 
+static __always_inline __u8 ecn_in(const __u8 *ip, __be16 proto)
+{
+	return (proto == bpf_htons(ETH_P_IP) ? ip[1] : ip[1] >> 4) & ECN_MASK;
+}
+
+/* RFC 6040 4.1: what the outer header says of the inner one's mark. */
+static __always_inline __u8 outer_ecn(__u8 inner)
+{
+	return inner == ECN_CE ? ECN_ECT0 : inner;
+}
+
 /* Of an IP header: whether its sender understands marks of congestion, and whether there is one. */
 static __always_inline __u8 ecn_at(const struct __sk_buff *skb, __u32 off, __be16 proto)
 {
 	const __u8 *ip = header_at(skb, off, 2);
 
-	if (!ip)
-		return 0;
-	return (proto == bpf_htons(ETH_P_IP) ? ip[1] : ip[1] >> 4) & ECN_MASK;
+	return ip ? ecn_in(ip, proto) : 0;
 }
 
 /* IPv4 bytes of the longest packet that leaves here in the end: an offloaded one is cut up. 0: cannot tell, or too long. */
@@ -101,7 +110,7 @@ static __always_inline int write_wrapping(struct __sk_buff *skb, __be32 to, __u3
 	room->eth.h_proto = bpf_htons(ETH_P_IP);
 	room->w.ip.version = 4;
 	room->w.ip.ihl = sizeof(struct iphdr) / 4;
-	room->w.ip.tos = inner.ecn == ECN_CE ? ECN_ECT0 : inner.ecn;
+	room->w.ip.tos = outer_ecn(inner.ecn);
 	room->w.ip.tot_len = bpf_htons(length);
 	room->w.ip.id = bpf_get_prandom_u32();
 	room->w.ip.ttl = OUTER_TTL;
@@ -118,14 +127,14 @@ static __always_inline int write_wrapping(struct __sk_buff *skb, __be32 to, __u3
 	return OK;
 }
 
-/* Plain VXLAN from a known node to this one, to which neither the node's stack nor the device would object. */
-static __always_inline bool is_plain(const struct __sk_buff *skb, const struct wrapping *w)
+/* Plain VXLAN from a known node to this address, `length` bytes behind the Ethernet header, to which neither the node's stack nor
+ * the device would object. */
+static __always_inline bool is_plain(const struct wrapping *w, __u32 length, __be32 own)
 {
-	__u32 length = skb->len - ETH_HLEN;
 	struct addr from = addr_from_v4(w->ip.saddr);
 
-	if (skb->pkt_type != 0 /* PACKET_HOST */ || skb->vlan_present || w->ip.version != 4 || w->ip.ihl != 5 ||
-	    w->ip.protocol != IPPROTO_UDP || w->udp.ports.dst != config.tunnel_port || w->ip.daddr != config.overlay_source ||
+	if (w->ip.version != 4 || w->ip.ihl != 5 ||
+	    w->ip.protocol != IPPROTO_UDP || w->udp.ports.dst != config.tunnel_port || w->ip.daddr != own ||
 	    w->ip.frag_off & bpf_htons(IPV4_MORE | IPV4_OFFSET))
 		return false;
 	if (bpf_ntohs(w->ip.tot_len) != length || bpf_ntohs(w->udp.length) != length - sizeof(struct iphdr) || w->udp.sum ||

@@ -17,15 +17,16 @@ enum ct_flag {
 	CT_REPLIED = 2,
 	CT_CLIENT_CLOSED = 4,
 	CT_SERVER_CLOSED = 8,
-	CT_VIA_OVERLAY = 16, /* the client is behind the overlay: replies return that way */
-	CT_BALANCED = 32,    /* the client spoke to a service: replies get its address, see balance.h */
+	/* By the client's last packet: */
+	CT_VIA_OVERLAY = 16, /* it is behind the overlay: replies return that way */
+	CT_BALANCED = 32,    /* it spoke to a service: replies get its address, see balance.h */
 };
 
 struct ct_entry {
 	__u32 expires;         /* ticks */
 	__u32 client_identity;
 	__u32 flags;
-	__u32 pad;
+	__u32 devices; /* of the ends on this node, see authorise.h */
 };
 ASSERT_SIZE(struct ct_entry, 16);
 

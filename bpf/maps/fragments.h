@@ -7,13 +7,13 @@
 struct fragment_key {
 	struct addr src WIDE, dst WIDE;
 	__be32 id; /* IPv4: 16 bits of it */
-	__u8 proto, pad[3];
+	__u8 proto, pad[3]; /* IPv6: 0, later fragments need not know it (RFC 8200 4.5) */
 };
 ASSERT_SIZE(struct fragment_key, 40);
 
 struct fragment {
 	__be16 sport, dport;
-	__u8 icmp_type, pad[3];
+	__u8 icmp_type, proto, pad[2];
 };
 ASSERT_SIZE(struct fragment, 8);
 

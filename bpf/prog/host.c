@@ -21,11 +21,12 @@ static __always_inline int leave_host(struct __sk_buff *skb, struct flow *f)
 {
 	struct ipcache_entry *remote = find_in_ipcache(&f->dst);
 
-	f->src_id = IDENTITY_HOST;
+	/* What comes from elsewhere and is only routed through is not the node's. */
+	f->src_id = skb->ingress_ifindex ? identity_to_send(identity_of(&f->src), &f->src) : IDENTITY_HOST;
 	f->dst_id = remote ? remote->identity : identity_of_world(&f->dst);
 	if (!remote || !(remote->flags & IPCACHE_TUNNEL))
 		return DROP_NO_TUNNEL_ENDPOINT;
-	return encapsulate(skb, f, remote, IDENTITY_HOST);
+	return encapsulate(skb, f, remote, f->src_id, true);
 }
 
 SEC("tc/from_host")
@@ -72,23 +73,29 @@ static __always_inline bool is_excluded(const struct addr *dst)
 }
 
 /* Who asked the pod from outside without translation gets the answer without one. */
-static __always_inline bool is_answer(const struct flow *f)
+static __always_inline bool is_answer(const struct flow *f, const struct endpoint *from)
 {
 	struct connection c = {};
 
-	find_connection(f, ticks(), &c);
+	find_connection(f, from->ifindex, ticks(), &c);
 	return c.known && !f->opens && !sent_by_client(&c);
 }
 
 static __always_inline int leave_as_pod(struct __sk_buff *skb, struct flow *f, const struct endpoint *from, const struct addr *to)
 {
+	struct nat_entry *known;
+
 	f->endpoint = from->id;
 	f->src_id = from->identity;
 	if (f->related)
 		return masquerade_error(skb, f);
-	if (is_excluded(&f->dst) || is_answer(f))
+	if (is_excluded(&f->dst))
 		return TC_ACT_OK;
-	return masquerade(skb, f, to, false);
+	/* What has a translation keeps it, even when conntrack has forgotten the connection and the other side spoke first since. */
+	known = known_translation(f, to);
+	if (!known && is_answer(f, from))
+		return TC_ACT_OK;
+	return masquerade(skb, f, to, known, false, ticks() + config.ct_any);
 }
 
 static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, __be32 fragment_id)
@@ -112,7 +119,7 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, __b
 		return verdict == OK ? leave_as_pod(skb, f, from, &to) : verdict;
 	if (verdict != OK || f->related || !port_in_range(f->sport))
 		return TC_ACT_OK;
-	return masquerade(skb, f, &to, true);
+	return masquerade(skb, f, &to, known_translation(f, &to), true, ticks() + config.ct_any);
 }
 
 SEC("tc/to_netdev")
@@ -122,7 +129,7 @@ int to_netdev(struct __sk_buff *skb)
 	struct flow *f;
 	int verdict;
 
-	if (is_overlay(skb))
+	if (is_overlay(skb) || unlikely(is_tagged(skb)))
 		return TC_ACT_OK;
 	f = new_flow(EGRESS);
 	if (!f)
@@ -133,15 +140,25 @@ int to_netdev(struct __sk_buff *skb)
 	return verdict < 0 ? drop(skb, verdict) : verdict;
 }
 
-/* A pod behind the overlay does not speak to us beside it: the source is forged. */
-static __always_inline int check_outside(struct flow *f, const struct endpoint *to)
+/* A pod behind the overlay does not speak to us beside it, nor do our own ones or the node itself from outside: such a source is
+ * forged. Where the stack does not see a packet, it cannot refuse it. */
+static __always_inline int check_outside(struct flow *f)
 {
 	struct ipcache_entry *from = find_in_ipcache(&f->src);
 
 	f->src_id = from ? from->identity : identity_of_world(&f->src);
+	if (!from)
+		return OK;
+	if (f->src_id == IDENTITY_HOST || (from->flags & IPCACHE_TUNNEL && !(from->flags & IPCACHE_SKIP_TUNNEL)))
+		return DROP_INVALID_SOURCE;
+	return identity_is_cluster(f->src_id) && bpf_map_lookup_elem(&endpoints, &f->src) ? DROP_INVALID_SOURCE : OK;
+}
+
+static __always_inline int check_outside_to(struct flow *f, const struct endpoint *to)
+{
 	f->dst_id = to->identity;
 	f->endpoint = to->id;
-	return from && from->flags & IPCACHE_TUNNEL && !(from->flags & IPCACHE_SKIP_TUNNEL) ? DROP_INVALID_SOURCE : TC_ACT_OK;
+	return check_outside(f);
 }
 
 /* The answer of a backend on another node. */
@@ -159,7 +176,7 @@ static __always_inline int answer_pod(struct __sk_buff *skb, struct flow *f)
 
 	if (!to)
 		return answer_client(skb, f);
-	verdict = check_outside(f, to);
+	verdict = check_outside_to(f, to);
 	if (verdict == OK)
 		verdict = authorise(f, end_of(NULL), end_of(to), false);
 	if (verdict == OK && answers_service(f))
@@ -178,23 +195,14 @@ static __always_inline bool may_use(const struct flow *f, const struct lb_servic
 	return is_listed != !!(service->flags & LB_SOURCE_RANGES_DENY);
 }
 
-/* The translation of a client's stream lives as long as the stream is known, not only while packets come. */
-static __always_inline void prolong_translation(const struct flow *f, const struct nat_key *to_backend)
-{
-	struct lb_flow *flow = bpf_map_lookup_elem(&lb_flows, to_backend);
-	struct nat_entry *known;
-	struct nat_key key;
-
-	nat_out_key(f, &key);
-	known = bpf_map_lookup_elem(&nat, &key);
-	if (flow && known && is_past(known->expires, flow->expires))
-		known->expires = flow->expires;
-}
-
-/* To a backend on another node the packet goes with this node's address, so that its answer comes back here. */
+/* To a backend on another node the packet goes with this node's address, so that its answer comes back here. Its translation lives
+ * as long as the flow is known, not only while packets come. */
 static __always_inline int pass_on(struct __sk_buff *skb, struct flow *f, const struct nat_key *to_backend)
 {
 	struct ipcache_entry *known = find_in_ipcache(&f->dst), to = {};
+	struct lb_flow *flow = bpf_map_lookup_elem(&lb_flows, to_backend);
+	__u32 expires = flow ? flow->expires : ticks() + config.ct_any;
+	bool by_overlay;
 	struct addr own;
 	int verdict;
 
@@ -202,15 +210,16 @@ static __always_inline int pass_on(struct __sk_buff *skb, struct flow *f, const 
 		to = *known;
 	if (to.identity == IDENTITY_HOST)
 		return TC_ACT_OK;
+	by_overlay = to.flags & IPCACHE_TUNNEL && !(to.flags & IPCACHE_SKIP_TUNNEL);
+	if (!by_overlay && f->proto == IPPROTO_UDP && f->dport == config.tunnel_port) /* nodes trust each other's */
+		return DROP_ENCAPSULATION_PROHIBITED;
 	if (!uplink_address(skb, &own))
 		return DROP_NAT_NO_MAPPING;
-	verdict = f->related ? masquerade_error(skb, f) : masquerade(skb, f, &own, false);
+	verdict = f->related ? masquerade_error(skb, f) : masquerade(skb, f, &own, known_translation(f, &own), false, expires);
 	if (verdict != OK)
 		return verdict;
-	if (!f->related)
-		prolong_translation(f, to_backend);
-	if (to.flags & IPCACHE_TUNNEL && !(to.flags & IPCACHE_SKIP_TUNNEL))
-		return encapsulate(skb, f, &to, f->src_id);
+	if (by_overlay)
+		return encapsulate(skb, f, &to, identity_to_send(f->src_id, &f->src), false);
 	if (!f->related)
 		f->src = own;
 	return leave_towards(skb);
@@ -248,14 +257,15 @@ static __always_inline int serve(struct __sk_buff *skb, struct flow *f)
 
 	if (verdict != OK || !f->balanced)
 		return verdict;
-	if (f->related)
-		f->src_id = identity_of(&f->src);
+	verdict = check_outside(f);
+	if (verdict != OK)
+		return verdict;
 	to = bpf_map_lookup_elem(&endpoints, &f->dst);
 	if (!to)
 		return pass_on(skb, f, &to_backend);
-	verdict = check_outside(f, to);
-	if (verdict == OK)
-		verdict = authorise(f, end_of(NULL), end_of(to), false);
+	f->dst_id = to->identity;
+	f->endpoint = to->id;
+	verdict = authorise(f, end_of(NULL), end_of(to), false);
 	return verdict == OK ? deliver_locally(skb, to) : verdict;
 }
 
@@ -279,7 +289,7 @@ static __always_inline int enter_node(struct __sk_buff *skb, struct flow *f, __b
 	}
 	if (!uplink_address(skb, &own) || !addr_equal(&f->dst, &own)) {
 		to = bpf_map_lookup_elem(&endpoints, &f->dst);
-		return to ? check_outside(f, to) : TC_ACT_OK;
+		return to ? check_outside_to(f, to) : TC_ACT_OK;
 	}
 	if (!is_parsed)
 		return TC_ACT_OK;
@@ -300,7 +310,8 @@ static __always_inline int enter_wrapped(struct __sk_buff *skb)
 	int verdict;
 	bool is_marked;
 
-	if (!config.overlay_source || !w || !is_plain(skb, w) || !can_take_mark(skb, w))
+	if (!config.overlay_source || !w || skb->pkt_type != 0 /* PACKET_HOST */ || skb->vlan_present ||
+	    !is_plain(w, skb->len - ETH_HLEN, config.overlay_source) || !can_take_mark(skb, w))
 		return TC_ACT_OK;
 	identity = bpf_ntohl(w->vni) >> 8;
 	inner_proto = w->eth.h_proto;
@@ -328,8 +339,9 @@ int from_netdev(struct __sk_buff *skb)
 
 	if (is_overlay(skb))
 		return enter_wrapped(skb);
-	/* A switch that does not know where a host is sends its packets to everybody: what is for another one is none of ours. */
-	if (unlikely(skb->pkt_type == OTHER_HOST))
+	/* A switch that does not know where a host is sends its packets to everybody: what is for another one is none of ours.
+	 * What is tagged belongs to a device of its own. */
+	if (unlikely(skb->pkt_type == OTHER_HOST || is_tagged(skb)))
 		return TC_ACT_OK;
 	f = new_flow(INGRESS);
 	if (!f)

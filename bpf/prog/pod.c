@@ -66,7 +66,7 @@ static __always_inline int leave_node(struct __sk_buff *skb, struct flow *f, str
 		if (f->balanced && !goes_by_overlay(&to->entry, f))
 			return leave_towards(skb);
 	}
-	return goes_by_overlay(&to->entry, f) ? encapsulate(skb, f, &to->entry, f->src_id) : TC_ACT_OK;
+	return goes_by_overlay(&to->entry, f) ? encapsulate(skb, f, &to->entry, f->src_id, false) : TC_ACT_OK;
 }
 
 static __always_inline int stay_on_node(struct __sk_buff *skb, struct flow *f, struct end from, const struct endpoint *to)

@@ -12,7 +12,19 @@
 #include "../lib/source_hash.h"
 #include "../maps/metrics.h"
 
-/* The way out to `f`'s destination is the device that the frame came by, its neighbour is known, and `length` fits. */
+struct mac {
+	__u16 w[ETH_ALEN / 2];
+};
+
+/* The frame is for this device, whose address comes with the way out. */
+static __always_inline bool is_for(const struct xdp_md *ctx, const void *own)
+{
+	const struct mac *to = frame_at(ctx, 0, sizeof(struct ethhdr)), *mine = own;
+
+	return to && to->w[0] == mine->w[0] && to->w[1] == mine->w[1] && to->w[2] == mine->w[2];
+}
+
+/* The way out to `dst` is the device that the frame came by and was meant for, its neighbour is known, and `length` fits. */
 static __always_inline bool find_next_hop(struct xdp_md *ctx, const struct addr *src, const struct addr *dst, __u32 length,
 					  struct ethhdr *eth)
 {
@@ -33,7 +45,7 @@ static __always_inline bool find_next_hop(struct xdp_md *ctx, const struct addr 
 	__builtin_memcpy(eth->h_dest, to.dmac, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, to.smac, ETH_ALEN);
 	eth->h_proto = addr_is_v4(dst) ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
-	return true;
+	return is_for(ctx, to.smac);
 }
 
 static __always_inline struct uplink *own_uplink(const struct xdp_md *ctx)
@@ -70,7 +82,34 @@ static __always_inline struct nat_entry *find_translation(const struct flow *f, 
 	return known && addr_equal(&known->addr, own) ? known : NULL;
 }
 
-static __always_inline bool write_outer(struct xdp_md *ctx, const struct ethhdr *eth, __be32 from, __be32 to, __u32 vni, __u16 hash)
+/* What leads the answers back is looked after once a tick. False: some of it is gone, and the hook behind makes it again. */
+static __always_inline bool keep_way_back(const struct flow *f, const struct ends *to, __u32 expires)
+{
+	struct nat_key back = {
+		.src = to->dst, .dst = to->src, .sport = to->ports.dst, .dport = to->ports.src, .proto = f->proto, .side = NAT_IN,
+	};
+	struct nat_entry *translation = bpf_map_lookup_elem(&nat, &back);
+	struct nat_key key = answers_key(f, &to->dst, to->ports.dst);
+	struct lb_flow *answers = bpf_map_lookup_elem(&lb_flows, &key);
+
+	if (!translation || !is_translation_to(translation, &f->src, f->sport) || !answers || answers->port != f->dport ||
+	    !addr_equal(&answers->addr, &f->dst))
+		return false;
+	refresh_translation(translation, expires);
+	if (is_past(answers->expires, expires))
+		answers->expires = expires;
+	return true;
+}
+
+static __always_inline __u8 frame_ecn(const struct xdp_md *ctx, const struct flow *f)
+{
+	const __u8 *ip = frame_at(ctx, ETH_HLEN, 2);
+
+	return ip ? ecn_in(ip, addr_is_v4(&f->dst) ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6)) : 0;
+}
+
+static __always_inline bool write_outer(struct xdp_md *ctx, const struct ethhdr *eth, __be32 from, __be32 to, __u32 vni, __u16 hash,
+					__u8 ecn)
 {
 	__u32 inner = frame_end(ctx) - frame_start(ctx);
 	struct outer *outer;
@@ -82,14 +121,16 @@ static __always_inline bool write_outer(struct xdp_md *ctx, const struct ethhdr 
 		return false;
 	outer->eth = *eth;
 	outer->ip = (struct iphdr){
-		.version = 4, .ihl = 5, .ttl = 64, .protocol = IPPROTO_UDP, .saddr = from, .daddr = to,
+		.version = 4, .ihl = 5, .tos = outer_ecn(ecn), .ttl = OUTER_TTL, .protocol = IPPROTO_UDP, .saddr = from, .daddr = to,
 		.tot_len = bpf_htons(inner + sizeof(*outer) - ETH_HLEN),
 	};
-	outer->ip.check = folded(bpf_csum_diff(NULL, 0, (void *)&outer->ip, sizeof(outer->ip), 0));
-	outer->udp = (struct udphdr){
-		.source = bpf_htons(0x8000 | hash), .dest = config.tunnel_port, .len = bpf_htons(inner + sizeof(outer->udp) + sizeof(outer->vxlan)),
+	outer->ip.check = ipv4_checksum(&outer->ip);
+	outer->udp = (struct udp){
+		.ports = { bpf_htons(0x8000 | hash), config.tunnel_port },
+		.length = bpf_htons(inner + sizeof(*outer) - ETH_HLEN - sizeof(outer->ip)),
 	};
-	outer->vxlan = (struct vxlan){ VXLAN_HAS_VNI, bpf_htonl(vni << 8) };
+	outer->vxlan_flags = VXLAN_HAS_VNI;
+	outer->vni = bpf_htonl(vni << 8);
 	return true;
 }
 
@@ -103,6 +144,8 @@ static __always_inline int to_backend(struct xdp_md *ctx, struct flow *f)
 	struct addr own, node;
 	struct ends to;
 	struct ethhdr eth;
+	__u32 expires;
+	__u8 ecn;
 
 	if (!known || !uplink)
 		return XDP_PASS;
@@ -119,32 +162,55 @@ static __always_inline int to_backend(struct xdp_md *ctx, struct flow *f)
 	own = uplink->v4;
 	if (!find_next_hop(ctx, &own, &node, length, &eth))
 		return XDP_PASS;
-	refresh_lb_flow(known, f);
-	refresh_translation(translation);
-	if (is_past(translation->expires, known->expires))
-		translation->expires = known->expires;
 	to.src = translation->addr;
 	to.ports.src = translation->port;
-	f->src_id = identity_of(&f->src);
+	expires = lb_flow_expires(known, f);
+	if (unlikely(known->expires != expires || translation->expires != expires) && !keep_way_back(f, &to, expires))
+		return XDP_PASS;
+	refresh_lb_flow(known, f);
+	refresh_translation(translation, expires);
+	f->src_id = identity_to_send(identity_of(&f->src), &f->src);
+	ecn = frame_ecn(ctx, f);
 	if (!write_ends(ctx, f, &to))
 		return XDP_DROP;
-	return write_outer(ctx, &eth, own.w[3], node.w[3], f->src_id, hash_flow(f, true) & 0x7fff) ? XDP_TX : XDP_DROP;
+	return write_outer(ctx, &eth, own.w[3], node.w[3], f->src_id, hash_flow(f, true) & 0x7fff, ecn) ? XDP_TX : XDP_DROP;
 }
 
-/* Whether a frame is the overlay's, for this node and from one that may send it; its identity is checked as behind. */
+/* Whether a frame is the overlay's, for this node and from one that may send it, with a mark of congestion only where that is the
+ * sender's own; its identity is checked as behind. */
 static __always_inline bool read_outer(const struct xdp_md *ctx, const struct addr *own, struct flow *inner)
 {
-	struct outer *outer = frame_at(ctx, 0, sizeof(*outer));
-	struct addr from;
-	__u32 vni;
+	struct outer *outer = frame_at(ctx, 0, sizeof(*outer) + ETH_HLEN);
+	__u32 length = frame_end(ctx) - frame_start(ctx) - ETH_HLEN, vni;
 
-	if (!outer || outer->eth.h_proto != bpf_htons(ETH_P_IP) || outer->ip.ihl != 5 || outer->ip.protocol != IPPROTO_UDP ||
-	    outer->ip.frag_off & bpf_htons(IPV4_MORE | IPV4_OFFSET) || outer->udp.dest != config.tunnel_port ||
-	    outer->ip.daddr != own->w[3] || outer->vxlan.flags != VXLAN_HAS_VNI)
+	if (!outer || outer->eth.h_proto != bpf_htons(ETH_P_IP) || !is_plain((struct wrapping *)&outer->ip, length, own->w[3]) ||
+	    (outer->ip.tos & ECN_MASK) == ECN_CE)
 		return false;
-	from = addr_from_v4(outer->ip.saddr);
-	vni = bpf_ntohl(outer->vxlan.vni) >> 8;
-	return bpf_map_lookup_elem(&nodes, &from) && read_frame(ctx, sizeof(*outer), inner) && check_sender(inner, vni) == OK;
+	vni = bpf_ntohl(outer->vni) >> 8;
+	return read_frame(ctx, sizeof(*outer), inner) && check_sender(inner, vni) == OK;
+}
+
+/* It ends here, and the hook behind says so. */
+static __always_inline bool is_last_hop(const struct xdp_md *ctx, const struct flow *f)
+{
+	struct iphdr *ip = frame_at(ctx, sizeof(struct outer) + ETH_HLEN, sizeof(*ip));
+	struct ipv6hdr *ip6;
+
+	if (addr_is_v4(&f->dst))
+		return !ip || ip->ttl <= 1;
+	ip6 = frame_at(ctx, sizeof(struct outer) + ETH_HLEN, sizeof(*ip6));
+	return !ip6 || ip6->hop_limit <= 1;
+}
+
+static __always_inline bool count_frames_hop(const struct xdp_md *ctx, const struct flow *f)
+{
+	struct iphdr *ip = frame_at(ctx, ETH_HLEN, sizeof(*ip));
+	struct ipv6hdr *ip6;
+
+	if (addr_is_v4(&f->dst))
+		return ip && lower_ttl(ip);
+	ip6 = frame_at(ctx, ETH_HLEN, sizeof(*ip6));
+	return ip6 && lower_hop_limit(ip6);
 }
 
 static __always_inline int to_client(struct xdp_md *ctx, struct flow *f)
@@ -163,9 +229,9 @@ static __always_inline int to_client(struct xdp_md *ctx, struct flow *f)
 	if (!known)
 		return XDP_PASS;
 	to = (struct ends){ known->addr, translation->addr, { known->port, translation->port } };
-	if (!find_next_hop(ctx, &to.src, &to.dst, 0, &eth))
+	if (is_last_hop(ctx, f) || !find_next_hop(ctx, &to.src, &to.dst, 0, &eth))
 		return XDP_PASS;
-	refresh_translation(translation);
+	keep_at_least(translation, ticks() + config.ct_any);
 	refresh_lb_flow(known, f);
 	if (bpf_xdp_adjust_head(ctx, sizeof(struct outer)))
 		return XDP_PASS;
@@ -173,7 +239,7 @@ static __always_inline int to_client(struct xdp_md *ctx, struct flow *f)
 	if (!at)
 		return XDP_DROP;
 	*at = eth;
-	return write_ends(ctx, f, &to) ? XDP_TX : XDP_DROP;
+	return write_ends(ctx, f, &to) && count_frames_hop(ctx, f) ? XDP_TX : XDP_DROP;
 }
 
 static __always_inline int repeat(struct xdp_md *ctx, struct flow *f)

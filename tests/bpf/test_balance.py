@@ -30,15 +30,18 @@ from datapaths.packet import (
     Packet,
     Wrapping,
     contents,
-    fold,
     frame,
+    in_frame,
     read,
     unreachable,
     unwrap,
     wrap,
 )
+from datapaths.wrapping import FLAWS, PLAIN
 from stentor.datapath import targets
+from stentor.datapath.maps import LB_FLOW, NAT_KEY
 from stentor.datapath.row import Uplink
+from stentor.datapath.service_flow import Side, collect
 from stentor.datapath.service_target import ServiceTarget
 from stentor.datapath.verdict import Drop
 from stentor.net.address import Addr, Prefix
@@ -57,6 +60,8 @@ ANY = {4: "0.0.0.0", 6: "::"}
 RANGES = {4: ("203.0.113.0/24", "203.0.113.9/32"), 6: ("2001:db8:f::/48", "2001:db8:f::9/128")}
 TARGET, NODE_PORT = 8080, 30080
 XDP_PASS, XDP_TX = 2, 3
+ECT0, CE = 2, 3  # marks of congestion
+ELSEWHERE = bytes.fromhex("0200000000ee")  # the MAC address of another host
 SEED = maglev.parse_seed(maglev.DEFAULT_SEED)
 FULL = 0xFFFFFFFF
 
@@ -149,8 +154,12 @@ class World:
         self.bench = bench
         self.seen: Counter[str] = Counter()
         known = [Known(ip, 1) for ip in NODE.values()]
+        known += [Known(ip, 300) for family in (4, 6) for ip in LOCAL[family]]
         known += [Known(ip, 6, OTHER_NODE[4], True) for ip in OTHER_NODE.values()]
         known += [Known(ip, 300, OTHER_NODE[4]) for family in (4, 6) for ip in REMOTE[family]]
+        # Clients that a policy of this node names, which means nothing elsewhere, and an API server outside.
+        known += [Known(prefix, 1 << 24 | 5) for prefix in ("198.51.100.0/24", "2001:db8:e::/48")]
+        known += [Known(ip, 7) for ip in ("203.0.113.10", "2001:db8:f::10")]
         model = Model(rules=[Rule(1, 0, 0, 0, False)], known=known, nodes={OTHER_NODE[4]})
         for family in (4, 6):
             for number, ip in enumerate(LOCAL[family], 1):
@@ -254,21 +263,16 @@ class World:
             assert (trial.verdict, trial.data) == (XDP_PASS, frame(p))
             return "left to tc"
         assert trial.verdict == XDP_TX
-        outer, inner = trial.data[:50], trial.data[50:]
+        outer, inner = unwrap(trial.data)
+        expected, _ = unwrap(there.data)
         assert inner[14:] == contents(there.data)[14:]
-        self._check_outer(outer, len(inner), 9 if p.family == 4 else 10)
+        assert trial.data == wrap(outer, inner)
+        assert replace(outer, id=expected.id, source_port=expected.source_port) == expected
+        assert (outer.vni, outer.ecn) == (9 if p.family == 4 else 10, p.ecn if p.ecn < CE else ECT0)
+        flooded = ELSEWHERE + frame(p)[6:]
+        assert try_program(self.bench.programs["from_wire"], flooded).data == flooded
         self._check_wire_answer(p, inner)
         return "by XDP"
-
-    @staticmethod
-    def _check_outer(outer: bytes, inner_length: int, identity: int) -> None:
-        assert fold(outer[14:34]) == 0
-        assert outer[12:14] + outer[23:24] == b"\x08\0\x11"
-        assert outer[26:34] == Addr.parse(NODE[4]).packed16[12:] + Addr.parse(OTHER_NODE[4]).packed16[12:]
-        assert int.from_bytes(outer[16:18], "big") == inner_length + 36
-        assert int.from_bytes(outer[36:38], "big") == 8472
-        assert int.from_bytes(outer[38:40], "big") == inner_length + 16
-        assert outer[40:50] == b"\0\0\x08\0\0\0" + identity.to_bytes(3, "big") + b"\0"
 
     def _check_wire_answer(self, p: Packet, asked: bytes) -> None:
         """What the backend answers, as the overlay's hook and as XDP hand it to the client."""
@@ -281,8 +285,6 @@ class World:
         assert here.verdict == XDP_TX
         assert here.data[14:] == there.data[14:]
         assert read(here.data).is_intact
-        forged = try_program(self.bench.programs["from_wire"], wrap(Wrapping("192.0.2.77", NODE[4], 300), answer))
-        assert forged.verdict == XDP_PASS
 
     def _check_way(self, p: Packet, src: str, sport: int, dst: str, verdict: int) -> str:
         if dst in LOCAL[p.family] or dst == NODE[p.family]:
@@ -342,7 +344,7 @@ def make_packet(r: Random, world: World) -> Packet:
     flags = r.choice((SYN, SYN, ACK, ACK, ACK, FIN | ACK, RST)) if proto == TCP else ACK
     # One port never speaks to two services: which of them an answer of a common backend belongs to, nobody could tell.
     sport = r.choice((1024, 40000, 50000)) + crc32(f"{dst} {port} {proto}".encode()) % 8000
-    return Packet(r.choice(CLIENTS[family]), dst, proto, sport, port, flags)
+    return Packet(r.choice(CLIENTS[family]), dst, proto, sport, port, flags, ecn=r.choice((0, 0, 1, 2, 3)))
 
 
 def run_case(bench: Bench, seed: int, length: int) -> Counter[str]:
@@ -420,3 +422,139 @@ def test_the_overlay_carries_the_clients_identity(bench: Bench) -> None:
     assert int.from_bytes(trial.context[8:12], "little") == OVERLAY_IFINDEX
     around, _ = unwrap(trial.data)
     assert (around.src, around.dst, around.vni) == (NODE[4], OTHER_NODE[4], 9)  # world-ipv4
+
+
+def node_port(
+    world: World, family: int, *backends: str, protocol: Protocol = Protocol.UDP, port: int = TARGET
+) -> Packet:
+    """A service at every node's address, and a client's packet to it."""
+    at = FrontendKey(Addr.parse(ANY[family]), NODE_PORT, protocol)
+    found = tuple(Backend(Addr.parse(ip), port) for ip in backends)
+    world.put(LBEntry(key=at, internal=found, external=found, flags=EntryFlag.EXTERNAL))
+    return Packet(CLIENTS[family][0], NODE[family], int(protocol), dport=NODE_PORT)
+
+
+def dropped(bench: Bench, program: str, p: Packet) -> list[int]:
+    assert bench.run(program, frame(p)).verdict == TC_SHOT
+    return [event.reason for event in bench.events()]
+
+
+BOTH = pytest.mark.parametrize("family", [4, 6])
+
+
+@BOTH
+def test_datagrams_to_a_service_and_past_it_from_one_port(bench: Bench, family: int) -> None:
+    """Whichever way the client took last, answers go."""
+    world = World(bench)
+    pod = LOCAL[family][0]
+    asked = node_port(world, family, pod)
+    direct = replace(asked, dst=pod, dport=TARGET)
+    answer = frame(direct.turned())
+    for program, p in (("to_container", direct), ("from_netdev", asked)) * 2:
+        assert bench.run(program, frame(p)).verdict in (TC_OK, TC_REDIRECT)
+        trial = bench.run("from_container", answer)
+        out = read(trial.data)
+        assert (out.src, out.sport, out.dst, out.dport) == (p.dst, p.dport, p.src, p.sport)
+
+
+@BOTH
+@pytest.mark.parametrize("place", [LOCAL, REMOTE], ids=["here", "there"])
+def test_what_nobody_answered_for_long_still_has_its_answer_led_back(
+    bench: Bench, family: int, place: dict[int, str]
+) -> None:
+    world = World(bench)
+    p = node_port(world, family, place[family][0])
+    asked = read(contents(bench.run("from_netdev", frame(p)).data))
+    for key, value in list(bench.maps["lb_flows"].items()):
+        addr, port, closed, expires = LB_FLOW.unpack(value)
+        age = 1000 if NAT_KEY.unpack(key)[-1] == Side.FROM_BACKEND else 1
+        bench.maps["lb_flows"][key] = LB_FLOW.pack(addr, port, closed, expires - age)
+    bench.run("from_netdev", frame(p))
+    assert collect(bench.maps) == 0
+    for key, value in list(bench.maps["lb_flows"].items()):
+        addr, port, closed, expires = LB_FLOW.unpack(value)
+        if NAT_KEY.unpack(key)[-1] == Side.FROM_BACKEND:
+            del bench.maps["lb_flows"][key]
+        else:
+            bench.maps["lb_flows"][key] = LB_FLOW.pack(addr, port, closed, expires - 1)
+    bench.run("from_netdev", frame(p))
+    answer = frame(replace(p, src=asked.src, sport=asked.sport, dst=asked.dst, dport=asked.dport).turned())
+    here = place is LOCAL
+    trial = (
+        bench.run("from_container", answer)
+        if here
+        else bench.run("from_overlay", answer, tunnel_key(300, OTHER_NODE[4]))
+    )
+    out = read(trial.data)
+    assert (out.src, out.sport, out.dst, out.dport, out.is_intact) == (p.dst, p.dport, p.src, p.sport, True)
+
+
+@BOTH
+@pytest.mark.parametrize("forged", [LOCAL, NODE], ids=["a pod of this node", "this node"])
+@pytest.mark.parametrize("place", [LOCAL, REMOTE], ids=["here", "there"])
+def test_nobody_outside_has_an_address_of_this_node(
+    bench: Bench, family: int, place: dict[int, str], forged: dict[int, str]
+) -> None:
+    """Its identity would open what is closed to clients outside."""
+    world = World(bench)
+    p = node_port(world, family, place[family][0])
+    source = forged[family] if isinstance(forged[family], str) else forged[family][1]
+    assert dropped(bench, "from_netdev", replace(p, src=source)) == [Drop.INVALID_SOURCE]
+
+
+@BOTH
+def test_a_node_on_the_way_counts_as_a_hop(bench: Bench, family: int) -> None:
+    """Two services that are each other's backends would send a packet round for ever."""
+    world = World(bench)
+    p = node_port(world, family, OTHER_NODE[family])
+    there = bench.run("from_netdev", frame(replace(p, ttl=2)))
+    out = read(there.data)
+    assert (out.dst, out.is_intact, ttl_of(there.data)) == (OTHER_NODE[family], True, 1)
+    assert dropped(bench, "from_netdev", replace(p, ttl=1)) == [Drop.TTL_EXCEEDED]
+    answer = Packet(out.dst, out.src, UDP, out.dport, out.sport)
+    back = bench.run("from_netdev", frame(replace(answer, ttl=2)))
+    assert (read(back.data).is_intact, ttl_of(back.data)) == (True, 1)
+    assert dropped(bench, "from_netdev", replace(answer, ttl=1)) == [Drop.TTL_EXCEEDED]
+
+
+def ttl_of(data: bytes) -> int:
+    return data[22] if data[12:14] == b"\x08\0" else data[21]
+
+
+def wire_answer(world: World, family: int) -> Packet:
+    """What a backend behind the overlay answers to a client outside; its flow is known."""
+    p = node_port(world, family, REMOTE[family][0])
+    asked = read(contents(world.bench.run("from_netdev", frame(p)).data))
+    return replace(p, src=asked.src, sport=asked.sport, dst=asked.dst, dport=asked.dport).turned()
+
+
+@BOTH
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_the_driver_unwraps_only_what_is_plain(bench: Bench, family: int, flaw: str) -> None:
+    answer = in_frame(wire_answer(World(bench), family))
+    plain = replace(PLAIN, vni=300)
+    assert try_program(bench.programs["from_wire"], wrap(plain, answer)).verdict == XDP_TX
+    around = replace(FLAWS[flaw], vni=300)
+    trial = try_program(bench.programs["from_wire"], wrap(around, answer))
+    assert (trial.verdict, trial.data) == (XDP_PASS, wrap(around, answer))
+
+
+@BOTH
+@pytest.mark.parametrize("changes", [{"ttl": 1}], ids=["last hop"])
+def test_the_driver_leaves_what_ends_here(bench: Bench, family: int, changes: dict[str, int]) -> None:
+    answer = replace(wire_answer(World(bench), family), **changes)
+    sent = wrap(replace(PLAIN, vni=300), in_frame(answer))
+    trial = try_program(bench.programs["from_wire"], sent)
+    assert (trial.verdict, trial.data) == (XDP_PASS, sent)
+
+
+@BOTH
+def test_the_driver_leaves_congestion_of_the_underlay_to_the_hooks_behind(bench: Bench, family: int) -> None:
+    sent = wrap(replace(PLAIN, vni=300, ecn=CE), in_frame(wire_answer(World(bench), family)))
+    assert try_program(bench.programs["from_wire"], sent).verdict == XDP_PASS
+
+
+def test_no_service_leads_into_another_nodes_overlay(bench: Bench) -> None:
+    """The other node takes what comes from this one for wrapped by it."""
+    p = node_port(World(bench), 4, OTHER_NODE[4], port=8472)
+    assert dropped(bench, "from_netdev", p) == [Drop.ENCAPSULATION_PROHIBITED]

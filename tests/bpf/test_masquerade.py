@@ -9,13 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datapaths.bench import MAGLEV_SIZE as SIZE
 from datapaths.bench import TC_OK, TC_REDIRECT, TC_SHOT, Bench
 from datapaths.model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Rule
 from datapaths.packet import ACK, ICMP, ICMP6, SCTP, SYN, TCP, UDP, Packet, frame, ping, read, unreachable
 from stentor.datapath import targets
 from stentor.datapath.connection import Side, connection_key, translations
+from stentor.datapath.maps import NAT_ENTRY, NAT_KEY
 from stentor.datapath.row import Exclusion, Uplink
+from stentor.datapath.service_target import ServiceTarget
 from stentor.net.address import Addr, Prefix
+from stentor.services import maglev
+from stentor.sys.bpf import Trial
+from stentor.tables.service import Backend, EntryFlag, FrontendKey, LBEntry, Protocol
 
 POD = {4: "10.1.0.11", 6: "fd00:1::11"}
 POD2 = {4: "10.1.0.12", 6: "fd00:1::12"}
@@ -28,7 +34,10 @@ BOTH = pytest.mark.parametrize("family", [4, 6])
 @pytest.fixture
 def node(bench: Bench) -> Bench:
     """A node with two pods that may do anything, and this device for its uplink."""
-    model = Model(rules=[Rule(1, 0, 0, 0, False)], known=[Known(ip, 1) for ip in NODE.values()])
+    model = Model(
+        rules=[Rule(1, 0, 0, 0, False)],
+        known=[Known(ip, 1) for ip in NODE.values()] + [Known(ip, 300) for ip in (*POD.values(), *POD2.values())],
+    )
     for number, pods in enumerate((POD, POD2), 1):
         for ip in pods.values():
             model.endpoints[ip] = Endpoint(number, HERE, 300, 1)
@@ -164,6 +173,92 @@ def test_an_answer_to_nobody_stays_with_the_node(node: Bench, family: int) -> No
     p = Packet(FAR[family], NODE[family], sport=80, dport=50001)
     trial = node.run("from_netdev", frame(p))
     assert (trial.verdict, trial.data) == (TC_OK, frame(p))
+
+
+def outside_says(node: Bench, family: int, port: int, proto: int = UDP, **changes: object) -> Trial:
+    """What comes from outside to a port that stands for a pod's."""
+    said = replace(Packet(FAR[family], NODE[family], proto, sport=80, dport=port), **changes)  # type: ignore[arg-type]
+    return node.run("from_netdev", frame(said))
+
+
+def forget_connections(node: Bench) -> None:
+    for name in ("conntrack_tcp", "conntrack_any"):
+        node.maps[name].delete_batch([key for key, _ in node.maps[name].items()])
+
+
+def forget_half(node: Bench, side: Side) -> None:
+    """As a map that is full does; the other half was used last a while ago."""
+    for key, value in list(node.maps["nat"].items()):
+        if NAT_KEY.unpack(key)[-1] == side:
+            del node.maps["nat"][key]
+        else:
+            addr, port, expires = NAT_ENTRY.unpack(value)
+            node.maps["nat"][key] = NAT_ENTRY.pack(addr, port, expires - 5)
+
+
+@BOTH
+@pytest.mark.parametrize("proto", [TCP, UDP])
+def test_a_translation_outlives_what_conntrack_remembers(node: Bench, family: int, proto: int) -> None:
+    """The other side speaks first after a while: what the pod says to that still leaves from the node."""
+    p = Packet(POD[family], FAR[family], proto, sport=1024)
+    port = read(leave(node, p)).sport
+    forget_connections(node)
+    assert outside_says(node, family, port, proto).verdict == TC_REDIRECT
+    out = read(leave(node, p))
+    assert (out.src, out.sport) == (NODE[family], port)
+
+
+@BOTH
+@pytest.mark.parametrize("sport", [1024, 50000])
+def test_the_way_back_is_made_again_when_it_is_lost(node: Bench, family: int, sport: int) -> None:
+    p = Packet(POD[family], FAR[family], UDP, sport=sport)
+    port = read(leave(node, p)).sport
+    forget_half(node, Side.IN)
+    assert read(leave(node, p)).sport == port
+    assert outside_says(node, family, port).verdict == TC_REDIRECT
+
+
+@BOTH
+def test_a_way_back_that_another_has_taken_meanwhile_is_left_to_it(node: Bench, family: int) -> None:
+    p, other = (Packet(pods[family], FAR[family], UDP, sport=50000) for pods in (POD, POD2))
+    assert read(leave(node, p)).sport == 50000
+    forget_half(node, Side.IN)
+    assert read(leave(node, other)).sport == 50000
+    assert read(leave(node, p)).sport != 50000
+    assert read(outside_says(node, family, 50000).data).dst == POD2[family]
+
+
+@BOTH
+def test_the_way_out_is_found_again_when_it_is_lost(node: Bench, family: int) -> None:
+    p = Packet(POD[family], FAR[family], UDP, sport=50000)
+    assert read(leave(node, p)).sport == 50000
+    forget_half(node, Side.OUT)
+    assert read(leave(node, p)).sport == 50000
+
+
+@BOTH
+@pytest.mark.parametrize("who", [POD, NODE], ids=["pod", "node"])
+def test_a_port_at_which_a_service_answers_stands_for_nobody(node: Bench, family: int, who: dict[int, str]) -> None:
+    at = FrontendKey(Addr.parse(NODE[family]), 50000, Protocol.UDP)
+    target = ServiceTarget(
+        node.maps, lambda found: maglev.table(found, SIZE, maglev.parse_seed(maglev.DEFAULT_SEED)), SIZE
+    )
+    backends = (Backend(Addr.parse(POD2[family]), 7000),)
+    assert asyncio.run(target.apply([(at, LBEntry(key=at, external=backends, flags=EntryFlag.EXTERNAL))], [])) == {}
+    p = Packet(who[family], FAR[family], UDP, sport=50000)
+    out = read(leave(node, p) if who is POD else node.run("to_netdev", frame(p)).data)
+    assert (out.src, out.is_intact) == (NODE[family], True)
+    assert out.sport != 50000
+    back = read(outside_says(node, family, out.sport).data)
+    assert (back.dst, back.dport) == (who[family], 50000)
+
+
+@BOTH
+@pytest.mark.parametrize("forged", [POD2, NODE], ids=["a pod of this node", "this node"])
+def test_nobody_outside_has_an_address_of_this_node(node: Bench, family: int, forged: dict[int, str]) -> None:
+    trial = node.run("from_netdev", frame(Packet(forged[family], POD[family], flags=SYN)))
+    assert trial.verdict == TC_SHOT
+    assert [event.reason for event in node.events()] == [132]
 
 
 @BOTH

@@ -84,7 +84,7 @@ def make_packet(r: Random, *, is_quoted: bool = False) -> Packet:
     if not is_quoted and r.random() < 0.2:
         p = replace(p, fragment=r.choice(("first", "later")))
     if family == 6 and not is_quoted and r.random() < 0.15:
-        p = replace(p, options=r.choice((1, 2, 4, 5)))
+        p = replace(p, options=r.choice((0, 1, 2, 4, 5)), inner_options=r.choice((0, 1, 3)))
     kind = r.random()
     if kind < 0.15:
         return replace(p, proto=icmp, sport=r.randint(1, 2), type=r.choice(ECHO[family]))
@@ -113,7 +113,7 @@ def make_steps(r: Random, length: int) -> list[Step]:
         if found and kind < 0.6:
             p = r.choice(found)[1]
             if p.quoted is None and kind < 0.4:
-                p = p.turned() if kind < 0.3 else make_error(r, replace(p, options=0))
+                p = p.turned() if kind < 0.3 else make_error(r, replace(p, options=0, inner_options=0))
         at_home = {*LOCAL[4], *LOCAL[6]}
         program = (
             "from_container"
@@ -122,6 +122,12 @@ def make_steps(r: Random, length: int) -> list[Step]:
         )
         found.append((program, p, r.choice(IDENTITIES), r.choice(OUTER)))
     return found
+
+
+def replace_pod(r: Random, model: Model, address: str, ifindex: int) -> Endpoint:
+    """The pod is gone, and another one has its address at once."""
+    model.endpoints[address] = replace(model.endpoints[address], ifindex=ifindex, identity=r.choice(WORKLOADS))
+    return model.endpoints[address]
 
 
 def make_wrapping(r: Random, identity: int, outer: str) -> Wrapping:
@@ -135,7 +141,10 @@ def agree(bench: Bench, seed: int, length: int) -> list[tuple[str, Outcome]]:
     r = Random(seed)
     model, outcomes = make_model(r), []
     bench.fill(model)
-    for program, packet, identity, outer in make_steps(r, length):
+    for number, (program, packet, identity, outer) in enumerate(make_steps(r, length)):
+        if model.endpoints and r.random() < 0.05:
+            address = r.choice(list(model.endpoints))
+            bench.put_endpoint(address, replace_pod(r, model, address, 100 + number))
         if program == "from_netdev":
             around = make_wrapping(r, identity, outer)
             expected, got = model.from_netdev(packet, around), bench.outcome(program, packet, around=around)

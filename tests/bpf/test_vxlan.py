@@ -9,36 +9,16 @@ import pytest
 
 from datapaths.bench import OWN, TC_OK, TC_REDIRECT, Bench
 from datapaths.model import EGRESS, HERE, INGRESS, Endpoint, Known, Model, Overlay, Rule
-from datapaths.packet import ACK, TCP, UDP, Packet, Wrapping, fold, frame, in_frame, unwrap, wrap
+from datapaths.packet import ACK, TCP, UDP, Packet, fold, frame, in_frame, unwrap, wrap
+from datapaths.wrapping import FLAWS, NODE, NODE_V6, PLAIN
 
 POD, FAR = {4: "10.1.0.11", 6: "fd00:1::11"}, {4: "10.2.0.11", 6: "fd00:2::11"}
-NODE, FAR_NODE6 = "192.0.2.2", "2001:db8::2"
-PLAIN = Wrapping(NODE, OWN, 301)
-FLAWS: dict[str, Wrapping] = {
-    "to another address": replace(PLAIN, dst="192.0.2.3"),
-    "from no node": replace(PLAIN, src="192.0.2.77"),
-    "from this node": replace(PLAIN, src=OWN),
-    "not to our MAC": replace(PLAIN, mac=b"\2\0\0\0\0\7" * 2),
-    "first fragment": replace(PLAIN, place=0x2000),
-    "later fragment": replace(PLAIN, place=185),
-    "IP options": replace(PLAIN, options=b"\1\1\1\0"),
-    "IP length short": replace(PLAIN, ip_length=60),
-    "IP length long": replace(PLAIN, ip_length=999),
-    "IP checksum wrong": replace(PLAIN, ip_checksum=0x1234),
-    "UDP length short": replace(PLAIN, udp_length=40),
-    "UDP length long": replace(PLAIN, udp_length=999),
-    "UDP checksum given": replace(PLAIN, udp_checksum=0x1234),
-    "no VNI flag": replace(PLAIN, flags=0),
-    "unknown flag": replace(PLAIN, flags=0x88000000),
-    "reserved byte": replace(PLAIN, reserved=1),
-    "over IPv6": Wrapping(FAR_NODE6, "2001:db8::1", 301),
-}
 
 
 @pytest.fixture
 def node(bench: Bench) -> Bench:
     model = Model(rules=[Rule(1, 0, 0, 0, False)], peers={(1, INGRESS, 0): 1, (1, EGRESS, 0): 1})
-    model.nodes = {NODE, FAR_NODE6}
+    model.nodes = {NODE, NODE_V6}
     model.endpoints = {ip: Endpoint(1, HERE, 300, 1) for ip in POD.values()}
     model.known = [Known(ip, 301, NODE) for ip in FAR.values()]
     bench.fill(model)
@@ -128,3 +108,12 @@ def test_a_reply_leaves_by_the_overlay(node: Bench) -> None:
     asked = arriving(4, flags=2)
     node.run("from_netdev", wrap(PLAIN, in_frame(asked)))
     assert node.outcome("from_container", replace(asked.turned(), flags=ACK)) == Overlay(300, NODE)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_passes_through_the_node_does_not_become_its_own(node: Bench, family: int) -> None:
+    """Routed towards another node's pod, a packet from outside keeps the identity of its sender."""
+    outside = Packet("203.0.113.9" if family == 4 else "2001:db8:f::9", FAR[family])
+    for came_by, identity in ((0, 1), (5, 9 if family == 4 else 10)):
+        around, inner = unwrap(node.run("from_host", frame(outside), came_by=came_by).data)
+        assert (around.vni, inner) == (identity, in_frame(outside))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 
-from datapaths.model import EGRESS, Deliver, Drop, Known, Model, Outcome, Overlay, Stack
+from datapaths.model import EGRESS, Deliver, Drop, Endpoint, Known, Model, Outcome, Overlay, Stack
 from datapaths.packet import Packet, Wrapping, frame, in_frame, unwrap, wrap
 from stentor.datapath import targets
 from stentor.datapath.config import DatapathConfig
@@ -76,17 +76,7 @@ class Bench:
                        identity=identity, class_id=class_id, forms=forms.get(class_id, Form.NONE))
             for (policy, direction, identity), class_id in model.peers.items()
         ]  # fmt: skip
-        endpoints = [
-            EndpointEntry(
-                addr=Addr.parse(ip),
-                endpoint_id=e.id,
-                ifindex=e.ifindex,
-                identity=e.identity,
-                policy_id=e.policy,
-                mac=MAC,
-            )
-            for ip, e in model.endpoints.items()
-        ]
+        endpoints = [endpoint_row(ip, e) for ip, e in model.endpoints.items()]
         known = [known_row(row) for row in model.known]
         nodes = [NodeAddress(addr=Addr.parse(ip), node_id=1, identity=6) for ip in model.nodes]
         for failed in (
@@ -98,9 +88,13 @@ class Bench:
         ):
             assert failed == {}
 
-    def run(self, program: str, data: bytes, cb: bytes = b"") -> Trial:
-        """`cb`: up to 20 bytes of the context's control block."""
-        context = bytes(48) + cb.ljust(20, b"\0")
+    def put_endpoint(self, ip: str, endpoint: Endpoint) -> None:
+        row = endpoint_row(ip, endpoint)
+        assert asyncio.run(targets.endpoints(self.maps).apply([(row.addr, row)], [])) == {}
+
+    def run(self, program: str, data: bytes, cb: bytes = b"", came_by: int = 0) -> Trial:
+        """`cb`: up to 20 bytes of the context's control block; `came_by`: the device of a forwarded packet."""
+        context = bytes(36) + struct.pack("=I", came_by) + bytes(8) + cb.ljust(20, b"\0")
         return try_program(self.programs[program], data, context=context)
 
     def events(self) -> list[DropEvent]:
@@ -144,6 +138,12 @@ def overlaid(p: Packet, trial: Trial) -> Overlay:
 def tunnel_key(identity: int, outer: str) -> bytes:
     """What a tunnel's metadata would say."""
     return struct.pack("=I", identity) + Addr.parse(outer).packed16
+
+
+def endpoint_row(ip: str, e: Endpoint) -> EndpointEntry:
+    return EndpointEntry(
+        addr=Addr.parse(ip), endpoint_id=e.id, ifindex=e.ifindex, identity=e.identity, policy_id=e.policy, mac=MAC
+    )
 
 
 def rule_row(class_id: int, proto: int, port: int, bits: int, deny: bool) -> PolicyRule:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
-from datapaths.packet import ACK, ECHO, SYN, UDP, Packet, Wrapping
+from datapaths.packet import ACK, ECHO, ICMP, ICMP6, SYN, TCP, UDP, Packet, Wrapping
 
 HERE = 1  # the device that test runs happen on
 INGRESS, EGRESS = 1, 2
@@ -79,6 +79,7 @@ class Rule:
 class Connection:
     client: tuple[str, int]
     via_overlay: bool
+    devices: int  # of the ends on this node: with another pod behind an address it is another connection
 
 
 class Dropped(Exception):
@@ -86,6 +87,7 @@ class Dropped(Exception):
         self.drop = Drop(reason, endpoint, direction)
 
 
+FragmentKey = tuple[str, str, int, int]
 Tuple5 = tuple[int, tuple[str, int], tuple[str, int]]
 
 
@@ -98,7 +100,7 @@ class Model:
     peers: dict[tuple[int, int, int], int] = field(default_factory=dict)  # (policy, direction, identity) → class
     rules: list[Rule] = field(default_factory=list)
     connections: dict[tuple[int, frozenset[tuple[str, int]]], Connection] = field(default_factory=dict)
-    fragments: dict[tuple[str, str, int, int], tuple[int, int, int]] = field(default_factory=dict)
+    fragments: dict[FragmentKey, tuple[int, int, int, int]] = field(default_factory=dict)
 
     # ---- programs
 
@@ -165,15 +167,16 @@ class Model:
 
     def _flow(self, p: Packet, direction: int) -> Tuple5 | None:
         """(protocol, source end, destination end); None for an ICMP error."""
-        headers = p.options + bool(p.fragment)
-        if p.family == 6 and headers > (5 if p.fragment == "later" else 4):
+        is_later = p.fragment == "later"
+        headers = p.options + bool(p.fragment) + (0 if is_later else p.inner_options)
+        if p.family == 6 and headers > (5 if is_later else 4):
             raise Dropped(156, 0, direction)
-        key = (p.src, p.dst, p.id, p.proto)
-        if p.fragment == "later":
+        key = fragment_key(p)
+        if is_later:
             if key not in self.fragments:
                 raise Dropped(175, 0, direction)
-            sport, dport, _ = self.fragments[key]
-            return p.proto, (p.src, sport), (p.dst, dport)
+            proto, sport, dport, _ = self.fragments[key]
+            return proto, (p.src, sport), (p.dst, dport)
         sport, dport = p.sport, p.dport
         if p.is_icmp:
             if p.quoted and p.fragment:
@@ -183,7 +186,7 @@ class Model:
             self._check_icmp(p, direction)
             sport, dport = (p.sport, 0) if p.type == ECHO[p.family][0] else (0, p.sport)
         if p.fragment == "first":
-            self.fragments[key] = sport, dport, p.type
+            self.fragments[key] = p.proto, sport, dport, p.type
         return p.proto, (p.src, sport), (p.dst, dport)
 
     @staticmethod
@@ -240,15 +243,16 @@ class Model:
         for end, direction in ((source, EGRESS), (target, INGRESS)):
             if end and not end.policy:
                 raise Dropped(203, end.id, direction)
+        devices = sum(end.ifindex for end in (source, target) if end)
         if flow is None:
-            related = self._related(p)
+            related = self._related(p, devices)
             if related is None:
                 self._judge(p, None, source, target, src_id, dst_id)
             return related is not None and related.via_overlay
         proto, sender, receiver = flow
         key = proto, frozenset((sender, receiver))
-        connection = self.connections.get(key)
-        opens = proto == 6 and p.fragment != "later" and p.flags & (SYN | ACK) == SYN
+        connection = self._find_connection(key, devices)
+        opens = proto == TCP and p.fragment != "later" and p.flags & (SYN | ACK) == SYN
         if connection and not opens and connection.client != sender:
             return connection.via_overlay
         try:
@@ -258,10 +262,16 @@ class Model:
                 del self.connections[key]
             raise
         if not connection or opens:
-            self.connections[key] = Connection(sender, via_overlay)
+            self.connections[key] = Connection(sender, via_overlay, devices)
+        connection = self.connections[key]
+        connection.via_overlay = via_overlay
         return False
 
-    def _related(self, p: Packet) -> Connection | None:
+    def _find_connection(self, key: tuple[int, frozenset[tuple[str, int]]], devices: int) -> Connection | None:
+        found = self.connections.get(key)
+        return found if found and found.devices == devices else None
+
+    def _related(self, p: Packet, devices: int) -> Connection | None:
         quoted = p.quoted
         if quoted is None or quoted.src != p.dst or quoted.fragment == "later":
             return None
@@ -269,18 +279,17 @@ class Model:
             flow = Model()._flow(quoted, 0)
         except Dropped:  # of a kind that is not tracked
             return None
-        return self.connections.get((flow[0], frozenset(flow[1:]))) if flow else None
+        return self._find_connection((flow[0], frozenset(flow[1:])), devices) if flow else None
 
     def _judge(
         self, p: Packet, flow: Tuple5 | None, source: Endpoint | None, target: Endpoint | None, src_id: int, dst_id: int
     ) -> None:
-        port = flow[2][1] if flow else 0
-        if p.is_icmp:
-            kind = self.fragments[p.src, p.dst, p.id, p.proto][2] if p.fragment == "later" else p.type
-            port = 256 + kind
+        proto, port = (flow[0], flow[2][1]) if flow else (p.proto, 0)
+        if proto in (ICMP, ICMP6):
+            port = 256 + (self.fragments[fragment_key(p)][3] if p.fragment == "later" else p.type)
         for end, direction, peer in ((source, EGRESS, dst_id), (target, INGRESS, src_id)):
             if end:
-                self._lookup(end, direction, peer, p.proto, port)
+                self._lookup(end, direction, peer, proto, port)
 
     def _lookup(self, end: Endpoint, direction: int, peer: int, proto: int, port: int) -> None:
         class_id = self.peers.get((end.policy, direction, peer), self.peers.get((end.policy, direction, 0)))
@@ -289,6 +298,11 @@ class Model:
             raise Dropped(133, end.id, direction)
         if max(matching, key=lambda rule: (rule.bits, rule.proto)).deny:
             raise Dropped(181, end.id, direction)
+
+
+def fragment_key(p: Packet) -> FragmentKey:
+    """RFC 8200 4.5: of IPv6 only the first fragment says which protocol it is."""
+    return p.src, p.dst, p.id, p.proto if p.family == 4 else 0
 
 
 def is_workload(identity: int) -> bool:

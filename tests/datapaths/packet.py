@@ -28,6 +28,8 @@ class Packet:
     fragment: str = ""  # "", first, later
     id: int = 7
     options: int = 0  # IPv6 destination options headers
+    inner_options: int = 0  # the same behind the fragment header: part of what is cut up
+    ttl: int = 64
     ecn: int = 0  # 0 not understood, 1 and 2 understood, 3 congestion experienced
     payload: bytes = field(default=b"payload!", repr=False)
 
@@ -100,9 +102,11 @@ def ip(p: Packet) -> bytes:
     body = p.payload * 2 if p.fragment == "later" else l4(p)
     if p.family == 4:
         place = {"": 0x4000, "first": 0x2000, "later": 185}[p.fragment]
-        head = struct.pack("!BBHHHBBH", 0x45, p.ecn, 20 + len(body), p.id, place, 64, p.proto, 0) + src + dst
+        head = struct.pack("!BBHHHBBH", 0x45, p.ecn, 20 + len(body), p.id, place, p.ttl, p.proto, 0) + src + dst
         return head[:10] + struct.pack("!H", fold(head)) + head[12:] + body
-    chain = [60] * p.options + [44] * bool(p.fragment) + [p.proto]
+    chain = [60] * p.options + [44] * bool(p.fragment) + [60] * p.inner_options + [p.proto]
+    if p.fragment == "later":
+        chain = chain[: p.options + 2]
     headers = b""
     for kind, following in itertools.pairwise(chain):
         if kind == 60:
@@ -110,12 +114,21 @@ def ip(p: Packet) -> bytes:
         else:
             headers += struct.pack("!BBHI", following, 0, 1 if p.fragment == "first" else 1480, p.id)
     return (
-        struct.pack("!IHBB", 6 << 28 | p.ecn << 20, len(headers) + len(body), chain[0], 64) + src + dst + headers + body
+        struct.pack("!IHBB", 6 << 28 | p.ecn << 20, len(headers) + len(body), chain[0], p.ttl)
+        + src
+        + dst
+        + headers
+        + body
     )
 
 
 def frame(p: Packet) -> bytes:
     return MACS + struct.pack("!H", 0x0800 if p.family == 4 else 0x86DD) + ip(p)
+
+
+def tagged(data: bytes, number: int = 5) -> bytes:
+    """The same frame in a virtual LAN."""
+    return data[:12] + b"\x81\0" + number.to_bytes(2, "big") + data[12:]
 
 
 def in_frame(p: Packet) -> bytes:

@@ -88,3 +88,11 @@ def ping(client: Host, address: str, *options: str) -> bool:
     """One echo, answered or not."""
     with client.inside():
         return " 1 received" in client.run("ping", "-c1", "-W2", *options, address, check=False)
+
+
+def send_frame(host: Host, data: bytes) -> None:
+    """A whole frame, by hand."""
+    with closing(host.socket(socket.AF_PACKET, socket.SOCK_RAW)) as s:
+        with host.inside():
+            s.bind(("eth0", 0))
+        s.send(data)

@@ -82,7 +82,7 @@ def connections(maps: Mapping[str, Map]) -> Iterator[Connection]:
     for name in ("conntrack_tcp", "conntrack_any"):
         for key, value in maps[name].items():
             a, b, a_port, b_port, protocol = CT_KEY.unpack(key)
-            expires, identity, flags = CT_ENTRY.unpack(value)
+            expires, identity, flags, _devices = CT_ENTRY.unpack(value)
             client, server = ((a, a_port), (b, b_port)) if flags & Flag.A_IS_CLIENT else ((b, b_port), (a, a_port))
             yield Connection(
                 client=client[0],

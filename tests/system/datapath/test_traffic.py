@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 
-from datapaths.nodes import OUTSIDE, POD_MTU, Host, World, mounted_bpffs
-from datapaths.traffic import FAMILIES, carry, exchange, ping
+from datapaths.nodes import ALLOW_ALL, OUTSIDE, POD_MTU, Host, World, mounted_bpffs, write
+from datapaths.packet import UDP, Packet, frame, tagged
+from datapaths.traffic import DEADLINE_S, FAMILIES, carry, exchange, ping, send_frame
+from stentor.datapath import targets
 from stentor.datapath.metric import dropped
+from stentor.datapath.verdict import Drop
+from stentor.net.identity import Reserved
+from stentor.tables.policy import ANYONE, Direction, Form, PolicyPeer
 
 UDP_HEADERS = {4: 28, 6: 48}
 # client, server, whose address the server should see ("" its own)
@@ -105,8 +113,53 @@ def test_a_pod_cannot_use_anothers_address(world: World, family: int) -> None:
     assert drops(world, 132) > before
 
 
-def drops(world: World, reason: int) -> int:
-    return sum(row.packets for row in dropped(world.a.datapath.maps) if row.reason == reason)
+def drops(world: World, reason: int, node: str = "a") -> int:
+    return sum(row.packets for row in dropped(getattr(world, node).datapath.maps) if row.reason == reason)
+
+
+def is_dropped(world: World, send: Callable[[], object], reason: int, node: str = "a") -> bool:
+    """What becomes of a packet."""
+    before = drops(world, reason, node)
+    send()
+    deadline = time.monotonic() + DEADLINE_S
+    while drops(world, reason, node) == before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return drops(world, reason, node) == before + 1
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("client", ["a", "a1"])
+def test_a_datagram_waits_for_the_next_hops_address(world: World, client: str, family: int) -> None:
+    world.a.ip("neigh flush dev eth0")
+    exchange(host_of(world, client), world.b1, family, world.b1.addresses[family])
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_who_comes_through_a_node_is_not_that_node(world: World, family: int) -> None:
+    """A pod that admits nodes only is no nearer to who has one of them route the way there."""
+    pod, pods = world.b1.addresses[family], ("10.2.0.0/24", "fd00:2::/64")[family == 6]
+    nodes_only = [
+        PolicyPeer(policy_id=2, direction=Direction.INGRESS, identity=Reserved.REMOTE_NODE, class_id=ALLOW_ALL, forms=Form.ANY),
+        PolicyPeer(policy_id=2, direction=Direction.EGRESS, identity=ANYONE, class_id=ALLOW_ALL, forms=Form.ANY),
+    ]  # fmt: skip
+    write(targets.peers(world.b.datapath.maps), [(peer.key, peer) for peer in nodes_only])
+    world.b.set_policy(world.b1, 2)
+    world.outside.ip(f"route add {pods} via {world.a.addresses[family]}")
+    try:
+        assert exchange(world.a, world.b1, family, pod)
+        with closing(world.outside.socket(FAMILIES[family], socket.SOCK_DGRAM)) as s:
+            assert is_dropped(world, lambda: s.sendto(b"anybody there?", (pod, 9)), Drop.POLICY, "b")
+    finally:
+        world.outside.ip(f"route del {pods}")
+        world.b.set_policy(world.b1, ALLOW_ALL)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("server", ["a2", "b1", "outside"])
+def test_a_pod_has_no_virtual_lans(world: World, server: str, family: int) -> None:
+    """Its tag would take packets to another device of their receiver, or into a network beside the underlay."""
+    sent = tagged(frame(Packet(world.a1.addresses[family], address_of(world, server, family), UDP)))
+    assert is_dropped(world, lambda: send_frame(world.a1, sent), Drop.VLAN_FILTERED)
 
 
 def test_checksum_offload_off(world: World) -> None:

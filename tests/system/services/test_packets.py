@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -25,8 +27,10 @@ from balancing.outside import (
     receive,
 )
 from datapaths.nodes import OUTSIDE, Host, World, mounted_bpffs
-from datapaths.packet import UDP, Packet, ip, unreachable
+from datapaths.packet import UDP, Packet, frame, ip, tagged, unreachable
+from datapaths.traffic import send_frame
 from stentor.datapath.maps import COUNT, DROP_KEY
+from stentor.datapath.service_flow import Side, flows
 from stentor.datapath.verdict import Drop
 from stentor.net.address import Addr, Prefix
 from stentor.tables.service import EntryFlag, FrontendKey, LBEntry, Protocol
@@ -404,3 +408,18 @@ def test_a_stream_whose_backend_is_gone_is_reset_by_the_next_one(
             asking.sendall(b"another")
             with pytest.raises(ConnectionResetError):
                 asking.recv(9)
+
+
+def test_what_is_tagged_is_for_another_link(world: World, balancer: Balancer) -> None:
+    """A frame of a virtual LAN on the uplink's wire is a frame of the uplink's no more than of another wire."""
+    pod = world.a2.addresses[4]
+    balancer.put(entry(BALANCER[4], PORT, Protocol.UDP, pod))
+    mac = json.loads(world.a.run("ip", "-j", "link", "show", "dev", "eth0"))[0]["address"]
+    p = Packet(OUTSIDE[4], BALANCER[4], UDP, dport=PORT)
+    with listen(world.a2, pod, Protocol.UDP, 4) as server:
+        for sport, number in ((5001, 5), (5002, 0), (5003, None)):  # a tag without a number is a priority only
+            sent = bytes.fromhex(mac.replace(":", "")) + frame(replace(p, sport=sport))[6:]
+            send_frame(world.outside, sent if number is None else tagged(sent, number))
+        assert [server.recvfrom(100)[1][1] for _ in range(2)] == [5002, 5003]
+    known = {flow.source_port for flow in flows(world.a.datapath.maps) if flow.side is Side.TO_BACKEND}
+    assert known & {5001, 5002, 5003} == {5002, 5003}
