@@ -45,11 +45,11 @@ def wanted_taints(node: Node) -> tuple[Taint, ...]:
 
 
 def unknown_conditions(node: Node, now: str) -> tuple[Condition, ...]:
-    """What a node that stopped reporting looks like."""
+    """Conditions of a node whose kubelet has stopped reporting; those of others (NetworkUnavailable) are theirs."""
     known = {condition.type: condition for condition in node.status.conditions}
     fresh = []
     for kind in _KUBELET_CONDITIONS:
-        before = known.pop(kind, None)
+        before = known.get(kind)
         since = before.last_transition_time if before is not None and before.status == "Unknown" else now
         fresh.append(
             Condition(
@@ -61,7 +61,7 @@ def unknown_conditions(node: Node, now: str) -> tuple[Condition, ...]:
                 last_transition_time=since,
             )
         )
-    return (*known.values(), *fresh)
+    return tuple(fresh)
 
 
 def unready_pod_conditions(pod: Pod, now: str) -> tuple[Condition, ...] | None:
@@ -116,7 +116,7 @@ class NodeLifecycle:
 
     async def _mark_unknown(self, node: Node) -> None:
         conditions = unknown_conditions(node, _now())
-        change = patch.merge({"status": {"conditions": msgspec.to_builtins(conditions)}})
+        change = patch.strategic({"status": {"conditions": msgspec.to_builtins(conditions)}})
         await self._cluster.client.patch(NODES, node.metadata.name, change, subresource="status")
         message = f"Node {node.metadata.name} status is now: NodeNotReady"
         self._cluster.tell(reference(NODES, node), "NodeNotReady", message, component=_COMPONENT)

@@ -132,10 +132,13 @@ class NodeReporter:
             await self.register()
             return
         status = compute_status(self._machine, self._network, current.status, clock.now_ns())
-        document = {"status": msgspec.to_builtins(status)}
-        self.node = await self._client.patch(
-            NODES, self._machine.node_name, patch.merge(document), subresource="status"
-        )
+        # The version makes it fail when somebody else writes a condition at the same time, which would get lost.
+        version = {"resourceVersion": current.metadata.resource_version}
+        change = patch.merge({"metadata": version, "status": msgspec.to_builtins(status)})
+        try:
+            self.node = await self._client.patch(NODES, self._machine.node_name, change, subresource="status")
+        except Conflict:
+            await self.report()
 
     async def renew(self) -> None:
         """The heartbeat: a lease named like the node."""
