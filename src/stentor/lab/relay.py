@@ -22,13 +22,20 @@ class Relay:
     def __init__(self, port: int, namespace: Callable[[], int | None]) -> None:
         self._target = port
         self._namespace = namespace
+        self._serving: set[asyncio.Task[None]] = set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
 
     async def serve(self) -> None:
-        server = await asyncio.start_server(self._serve, sock=self._listener, limit=_CHUNK_BYTES)
+        server = await asyncio.start_server(self._accept, sock=self._listener, limit=_CHUNK_BYTES)
         async with server:
             await server.serve_forever()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The loop itself does not hold on to a task whose client has ended its direction: it would be collected."""
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
