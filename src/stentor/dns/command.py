@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from stentor.api.core import ENDPOINT_SLICES, NAMESPACES, SERVICES
 from stentor.dns import row
+from stentor.dns.hosts import Hosts
 from stentor.dns.server import DnsServer, Resolver
 from stentor.dns.upstream import Server, of_resolv_conf
 from stentor.dns.zone import Zone
@@ -54,11 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="server of all other names; default: resolv.conf's",
     )
     parser.add_argument("--resolv-conf", type=Path, default=Path("/etc/resolv.conf"), metavar="FILE")
+    parser.add_argument("--hosts", type=Path, metavar="FILE", help="hosts(5) file with names to answer before asking")
     parser.add_argument("--health-port", type=int, default=8181, metavar="PORT", help="/health, /ready, /metrics")
     arguments = parser.parse_args(argv)
     try:
+        hosts = Hosts(arguments.hosts.read_text(errors="replace") if arguments.hosts else "")
         connection = find(arguments.kubeconfig, arguments.context)
-    except BadConfig as e:
+    except (OSError, BadConfig) as e:
         print(f"stentor dns: {e}", file=sys.stderr)
         return 2
     logs.set_up()
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listen = arguments.listen or [Server.parse(text) for text in ("0.0.0.0", "::")]
     upstreams = arguments.upstream or list(of_resolv_conf(arguments.resolv_conf))
     try:
-        asyncio.run(run(connection, arguments.cluster_domain, listen, upstreams, arguments.health_port))
+        asyncio.run(run(connection, arguments.cluster_domain, listen, upstreams, hosts, arguments.health_port))
     except OSError as e:
         print(f"stentor dns: {e}", file=sys.stderr)
         return 1
@@ -82,7 +85,12 @@ def _server(text: str) -> Server:
 
 
 async def run(
-    connection: Connection, domain: str, listen: Sequence[Server], upstreams: Sequence[Server], health_port: int
+    connection: Connection,
+    domain: str,
+    listen: Sequence[Server],
+    upstreams: Sequence[Server],
+    hosts: Hosts,
+    health_port: int,
 ) -> None:
     """The server's life, in one event loop."""
     ended = asyncio.Event()
@@ -90,7 +98,7 @@ async def run(
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     database = Database()
     services, slices, namespaces = row.services(), row.slices(), row.namespaces()
-    resolver = Resolver(Zone(domain, services, slices, namespaces), upstreams)
+    resolver = Resolver(Zone(domain, services, slices, namespaces), upstreams, hosts=hosts)
     async with Client(connection, user_agent="stentor-dns") as client, JobGroup(Health()) as jobs:
         for source in (
             table_source(client, SERVICES, database, services, row_of=row.parse_service, key_of=lambda key: key),

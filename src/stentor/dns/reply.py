@@ -84,8 +84,15 @@ def refuse(message: dns.message.Message, rcode: dns.rcode.Rcode, room: int = UDP
     return pack(reply, room)
 
 
-def answer(query: Query, zone: Zone, found: Answer, rng: random.Random) -> dns.message.Message:
-    """The zone's reply; records come in random order, which spreads clients that take the first."""
+def failure(query: Query) -> dns.message.Message:
+    """SERVFAIL: who would know the answer does not say."""
+    reply = _reply_to(query.message)
+    reply.set_rcode(dns.rcode.SERVFAIL)
+    return reply
+
+
+def answer(query: Query, zone: Zone | None, found: Answer, rng: random.Random) -> dns.message.Message:
+    """The reply of a zone, or of hosts without one; records come in random order, which spreads clients that take the first."""
     reply = _reply_to(query.message)
     reply.flags |= dns.flags.AA
     if found.outcome is Outcome.NO_SUCH_NAME:
@@ -95,7 +102,7 @@ def answer(query: Query, zone: Zone, found: Answer, rng: random.Random) -> dns.m
         rng.shuffle(records)
     _add(reply, reply.answer, records)
     _add(reply, reply.additional, found.additional)
-    if not records:
+    if not records and zone is not None:
         _add(reply, reply.authority, (zone.authority(),))
     return reply
 

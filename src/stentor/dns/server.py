@@ -18,9 +18,10 @@ import dns.rdatatype
 
 from stentor.dns import reply as replies
 from stentor.dns.cache import Cache
+from stentor.dns.hosts import Hosts
 from stentor.dns.reply import Query
 from stentor.dns.upstream import NoAnswer, Server, ask
-from stentor.dns.zone import Kind, Outcome, Zone
+from stentor.dns.zone import Answer, Kind, Outcome, Zone
 from stentor.runtime.job import JobGroup
 
 _IDLE_S: Final = 10.0
@@ -36,10 +37,11 @@ class Resolver:
         zone: Zone,
         upstreams: Sequence[Server],
         *,
+        hosts: Hosts | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self.zone, self.upstreams = zone, tuple(upstreams)
+        self.zone, self.upstreams, self.hosts = zone, tuple(upstreams), hosts or Hosts()
         self.cache = Cache()
         self.replies: Counter[str] = Counter()
         self._clock, self._rng = clock, rng or random.Random()
@@ -53,22 +55,27 @@ class Resolver:
             return query
         found = self.zone.answer(query.name, query.kind)
         if found.outcome is Outcome.ELSEWHERE:
+            known = self.hosts.answer(query.name, query.kind)
+            if known.outcome is Outcome.ANSWER:
+                return self._finish(query, replies.answer(query, None, known, self._rng))
             kept = self.cache.get(query.key, self._clock())
             if kept is not None:
                 return self._finish(query, replies.relay(query, kept))
             return self._forward(query)
         if not self.zone.is_synced:  # what is not there may only not be known yet
-            return self._finish(query, _failure(query))
-        own = replies.answer(query, self.zone, found, self._rng)
+            return self._finish(query, replies.failure(query))
         if found.alias:
-            return self._follow(query, own, found.alias)
-        return self._finish(query, own)
+            target = self.hosts.answer(found.alias, query.kind)
+            if target.outcome is Outcome.ELSEWHERE:
+                return self._follow(query, replies.answer(query, self.zone, found, self._rng), found.alias)
+            found = Answer(Outcome.ANSWER, found.records + target.records)
+        return self._finish(query, replies.answer(query, self.zone, found, self._rng))
 
     async def _forward(self, query: Query) -> bytes:
         try:
             reply = await ask(query.message, self.upstreams)
         except NoAnswer:
-            return self._finish(query, _failure(query))
+            return self._finish(query, replies.failure(query))
         self.cache.put(query.key, reply, self._clock())
         return self._finish(query, replies.relay(query, reply))
 
@@ -83,12 +90,6 @@ class Resolver:
     def _finish(self, query: Query, reply: dns.message.Message) -> bytes:
         self.replies[dns.rcode.to_text(reply.rcode())] += 1
         return replies.pack(reply, query.room)
-
-
-def _failure(query: Query) -> dns.message.Message:
-    reply = dns.message.make_response(query.message, recursion_available=True)
-    reply.set_rcode(dns.rcode.SERVFAIL)
-    return reply
 
 
 class _Udp(asyncio.DatagramProtocol):

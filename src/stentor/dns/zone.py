@@ -131,13 +131,13 @@ class Zone:
 
     def _of_dns_service(self, name: str) -> list[Record]:
         own = self._services.get(ObjectKey("kube-system", "kube-dns"))
-        return [_address(name, addr) for addr in own.addresses] if own else []
+        return [address_record(name, addr) for addr in own.addresses] if own else []
 
     def _pod(self, name: str, label: str, namespace: str) -> list[Record] | None:
         addr = undashed(label)
         if addr is None or namespace not in self._namespaces:
             return None
-        return [_address(name, addr)]
+        return [address_record(name, addr)]
 
     def _service(self, name: str, below: Sequence[str], key: ObjectKey) -> list[Record] | None:
         service = self._services.get(key)
@@ -155,11 +155,11 @@ class Zone:
         if service.target:
             return [Record(name, Kind.CNAME, f"{service.target}.")]
         if not service.is_headless:
-            return [_address(name, addr) for addr in service.addresses]
-        return [_address(name, addr) for addr in dict.fromkeys(each.addr for each in self._endpoints(service))]
+            return [address_record(name, addr) for addr in service.addresses]
+        return [address_record(name, addr) for addr in dict.fromkeys(each.addr for each in self._endpoints(service))]
 
     def _of_endpoint(self, name: str, label: str, service: NamedService) -> list[Record] | None:
-        found = [_address(name, each.addr) for each in self._endpoints(service) if each.label == label]
+        found = [address_record(name, each.addr) for each in self._endpoints(service) if each.label == label]
         return found or None
 
     def _of_port(self, name: str, below: Sequence[str], service: NamedService) -> list[Record] | None:
@@ -242,8 +242,21 @@ def reverse(labels: Sequence[str]) -> Addr | None:
         return None
 
 
-def _address(name: str, addr: Addr) -> Record:
+def address_record(name: str, addr: Addr) -> Record:
+    """A or AAAA, by the address' family."""
     return Record(name, Kind.A if addr.is_ipv4 else Kind.AAAA, str(addr))
 
 
-__all__ = ["ELSEWHERE", "EMPTY", "NO_SUCH_NAME", "Answer", "Kind", "Outcome", "Record", "Zone", "dashed", "reverse"]
+__all__ = [
+    "ELSEWHERE",
+    "EMPTY",
+    "NO_SUCH_NAME",
+    "Answer",
+    "Kind",
+    "Outcome",
+    "Record",
+    "Zone",
+    "address_record",
+    "dashed",
+    "reverse",
+]

@@ -158,10 +158,16 @@ class Daemon:
         cluster = self.plan.cluster(cluster_name)
         manifests = [m.path for m in self.plan.manifests if cluster_name in m.clusters]
         admin = self.place.cluster(cluster_name) / "admin.conf"
-        dns = ",".join(map(str, cluster.dns_addresses))
-        options = ("--kubeconfig", str(admin), "--cluster", cluster_name, "--dns", dns)
-        values = msgspec.json.encode(self.plan.machine(cluster.control_plane).values).decode()
-        argv = (*options, "--nodes", ",".join(cluster.nodes), "--values", values, *manifests)
+        machines = {each.name: [str(address) for address in each.addresses] for each in self.plan.machines}
+        options = {
+            "kubeconfig": str(admin),
+            "cluster": cluster_name,
+            "nodes": ",".join(cluster.nodes),
+            "dns": ",".join(map(str, cluster.dns_addresses)),
+            "machines": msgspec.json.encode(machines).decode(),
+            "values": msgspec.json.encode(self.plan.machine(cluster.control_plane).values).decode(),
+        }
+        argv = (*(word for name, value in options.items() for word in (f"--{name}", value)), *manifests)
         launch = Launch("lab-readiness", argv, environment(), f"{_READINESS}:main")
         # Its network and our files: the manifests are the host's.
         place = {"net": self.fleet.namespaces(cluster.control_plane).network, "root": os.open("/", os.O_PATH)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NAMESPACE = "kube-system"
@@ -12,12 +12,12 @@ _NAME = "coredns"
 _LABELS = {"k8s-app": "kube-dns"}
 
 
-def manifests(addresses: Sequence[str]) -> list[dict[str, Any]]:
-    """Objects to apply; `addresses` are the Service's, one a family at most."""
+def manifests(addresses: Sequence[str], machines: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Objects to apply; `addresses` are the Service's, one a family at most, `machines` the lab's, with theirs."""
     families = [f"IPv{ipaddress.ip_address(address).version}" for address in addresses]
     return [
         _object("v1", "ServiceAccount", _NAME),
-        _object("apps/v1", "Deployment", _NAME, spec=_deployment()),
+        _object("apps/v1", "Deployment", _NAME, spec=_deployment(machines)),
         _object(
             "v1",
             "Service",
@@ -42,7 +42,7 @@ def _object(version: str, kind: str, name: str, **fields: Any) -> dict[str, Any]
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **fields}
 
 
-def _deployment() -> dict[str, Any]:
+def _deployment(machines: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     container = {
         "name": _NAME,
         "image": "registry.k8s.io/coredns/coredns:v1.12.0",
@@ -58,6 +58,9 @@ def _deployment() -> dict[str, Any]:
         "dnsPolicy": "Default",
         "priorityClassName": "system-cluster-critical",
         "tolerations": [{"operator": "Exists"}],
+        "hostAliases": [
+            {"ip": address, "hostnames": [name]} for name, addresses in machines.items() for address in addresses
+        ],
         "containers": [container],
     }
     return {

@@ -12,6 +12,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -49,15 +50,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--nodes", required=True)
     parser.add_argument("--dns", required=True, help="addresses of the Service kube-dns")
+    parser.add_argument("--machines", required=True, help="addresses of the lab's machines by name, JSON")
     parser.add_argument("--values", required=True, help="values of the cluster, JSON")
     parser.add_argument("manifests", nargs="*", type=Path)
     arguments = parser.parse_args(argv)
     nodes = tuple(arguments.nodes.split(","))
     try:
-        dns_addresses = tuple(arguments.dns.split(","))
+        machines = msgspec.json.decode(arguments.machines, type=dict[str, list[str]])
+        cluster_dns = dns.manifests(arguments.dns.split(","), machines)
         definitions = needed(parse(msgspec.json.decode(arguments.values)))
         wanted = _Wanted(nodes, definitions)
-        asyncio.run(_judge(arguments.kubeconfig, arguments.cluster, wanted, dns_addresses, arguments.manifests))
+        asyncio.run(_judge(arguments.kubeconfig, arguments.cluster, wanted, cluster_dns, arguments.manifests))
     except manifest.ManifestError as e:
         progress.tell(sys.stdout.fileno(), progress.Kind.FAILED, str(e))
         return 1
@@ -72,10 +75,10 @@ class _Wanted(msgspec.Struct, frozen=True):
 
 
 async def _judge(
-    kubeconfig: Path, cluster: str, wanted: _Wanted, dns_addresses: tuple[str, ...], manifests: list[Path]
+    kubeconfig: Path, cluster: str, wanted: _Wanted, cluster_dns: list[dict[str, Any]], manifests: list[Path]
 ) -> None:
     async with Client(load(kubeconfig), timeout_s=5.0, user_agent="stentor-lab") as client:
-        await _start_dns(cluster, client, dns_addresses)
+        await _start_dns(cluster, client, cluster_dns)
         await _wait(cluster, client, wanted)
         _step(f"cluster {cluster}: {', '.join(wanted.nodes)} Ready, operator leads")
         for file in manifests:
@@ -84,11 +87,11 @@ async def _judge(
             _step(f"cluster {cluster}: applied {len(documents)} objects of {file.name}")
 
 
-async def _start_dns(cluster: str, client: Client, addresses: tuple[str, ...]) -> None:
+async def _start_dns(cluster: str, client: Client, objects: list[dict[str, Any]]) -> None:
     """As soon as the API answers: its pod starts while nodes get ready."""
     while True:
         try:
-            await manifest.apply(client, dns.manifests(addresses), "cluster DNS")
+            await manifest.apply(client, objects, "cluster DNS")
             return
         except ApiError as e:
             _step(f"cluster {cluster}: waiting for its API server: {e.message}")

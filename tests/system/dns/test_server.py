@@ -16,6 +16,7 @@ import pytest
 
 from stentor.api import core
 from stentor.dns import row
+from stentor.dns.hosts import Hosts
 from stentor.dns.server import DnsServer, Resolver
 from stentor.dns.upstream import Server
 from stentor.dns.zone import Zone
@@ -28,12 +29,13 @@ LOOPBACK = "127.0.0.1"
 
 
 def zone_of(domain: str, addresses: list[str]) -> Zone:
-    """A zone with one service `web` in `shop`, and an ExternalName `out` that leads to web.shop.svc.upstream.test."""
+    """A zone with one service `web` in `shop`; two others lead out of it, to web.shop.svc.upstream.test and to tor1."""
     database = Database()
     services, slices, namespaces = row.services(), row.slices(), row.namespaces()
     for name, spec in (
         ("web", {"clusterIPs": addresses}),
         ("out", {"type": "ExternalName", "externalName": "web.shop.svc.upstream.test"}),
+        ("router", {"type": "ExternalName", "externalName": "tor1"}),
     ):
         raw = {"metadata": {"name": name, "namespace": "shop"}, "spec": spec}
         database.put(services, row.parse_service(msgspec.convert(raw, core.Service)))
@@ -49,7 +51,8 @@ async def ports() -> AsyncIterator[tuple[int, Resolver]]:
             Resolver(zone_of("upstream.test", [f"10.1.{n // 200}.{n % 200}" for n in range(300)]), ()), jobs
         )
         upstream = Server(Addr.parse(LOOPBACK), await behind.start(LOOPBACK, 0))
-        resolver = Resolver(zone_of("cluster.local", ["10.96.0.7"]), (upstream,))
+        hosts = Hosts("192.0.2.1 tor1 web.shop.svc.cluster.local\n2001:db8::1 tor1\n")
+        resolver = Resolver(zone_of("cluster.local", ["10.96.0.7"]), (upstream,), hosts=hosts)
         front = DnsServer(resolver, jobs)
         port = await front.start(LOOPBACK, 0)
         yield port, resolver
@@ -85,6 +88,27 @@ async def test_an_alias_out_of_the_zone_is_followed(ports: tuple[int, Resolver])
     reply = await dns.asyncquery.tcp(query, LOOPBACK, timeout=5, port=ports[0])
     assert addresses(reply)[0] == "web.shop.svc.upstream.test."
     assert len(addresses(reply)) == 301
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("tor1", "A", ["192.0.2.1"]),
+        ("tor1", "AAAA", ["2001:db8::1"]),
+        ("tor1", "TXT", []),
+        ("1.2.0.192.in-addr.arpa", "PTR", ["tor1.", "web.shop.svc.cluster.local."]),
+        ("router.shop.svc.cluster.local", "A", ["tor1.", "192.0.2.1"]),
+        ("router.shop.svc.cluster.local", "TXT", ["tor1."]),
+        ("web.shop.svc.cluster.local", "A", ["10.96.0.7"]),
+    ],
+)
+async def test_hosts_are_known_without_asking(
+    ports: tuple[int, Resolver], name: str, kind: str, expected: list[str]
+) -> None:
+    ports[1].upstreams = ()
+    reply = await dns.asyncquery.udp(dns.message.make_query(name, kind), LOOPBACK, timeout=5, port=ports[0])
+    assert reply.rcode() == dns.rcode.NOERROR
+    assert sorted(addresses(reply)) == sorted(expected)
 
 
 async def test_silence_behind_is_a_failure_and_the_zone_goes_on() -> None:

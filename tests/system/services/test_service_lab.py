@@ -83,6 +83,13 @@ def dig(lab: Lab, *words: str) -> list[str]:
     return lab.kubectl("exec", "client-1", "--", "dig", "+short", *words).stdout.split()
 
 
+def test_machines_of_the_lab_have_names(lab: Lab) -> None:
+    for name, (v4, v6) in NODES.items():
+        assert [dig(lab, name), dig(lab, name, "AAAA")] == [[v4], [v6]]
+        assert dig(lab, "-x", v6) == [f"{name}."]
+    assert lab.kubectl("exec", "client-1", "--", "getent", "hosts", "outside").stdout.split()[1:] == ["outside"]
+
+
 def test_names(lab: Lab) -> None:
     v4, v6 = cluster_ips(lab, "cluster")
     pods = {name: [ip["ip"] for ip in lab.objects("pod", name)["status"]["podIPs"]] for name in WEB}
