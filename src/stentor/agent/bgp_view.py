@@ -149,7 +149,7 @@ class BGPViews:
         found = [each for each in await self._statuses() if text in ("", each.name, each.peer_address)]
         known = ((each.name, each.peer_address) for each in self._without_session(self._plan))
         if text and not found and not any(text in names for names in known):
-            raise ConfigError("peer", f"no peer {text!r}")
+            raise ConfigError("peer", f"no peer {text!r}; `stentor bgp peers` shows all")
         return found
 
     def _peer(self, status: PeerStatus) -> PeerView:

@@ -213,7 +213,7 @@ class Control:
             if request.peer in ("", each.config.name, each.address) and request.instance in ("", instance.name)
         ]
         if request.peer and not found:
-            raise ConfigError("peer", f"no peer {request.peer!r}")
+            raise ConfigError("peer", f"no peer {request.peer!r}; `stentor bgp peers` shows all")
         return (read(instance, each, family) for instance, each in found)
 
     def _instances(self, name: str) -> list[Instance]:
@@ -252,7 +252,7 @@ class Control:
     def _peering(self, request: Peering) -> object:
         found = [each for _, each in self._speaker.neighbours() if request.peer in (each.config.name, each.address)]
         if not found:
-            raise ConfigError("peer", f"no peer {request.peer!r}")
+            raise ConfigError("peer", f"no peer {request.peer!r}; `stentor bgp peers` shows all")
         for neighbour in found:
             _ACTIONS[request.action](neighbour, request.text)
         return {"ok": True}

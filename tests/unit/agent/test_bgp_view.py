@@ -186,7 +186,7 @@ def test_wrong_questions(tmp_path: Path) -> None:
             ("routes?kind=best", "kind: 'best' is none of available, received, advertised"),
             ("routes?family=ipx", "family: 'ipx' is neither ipv4 nor ipv6"),
             ("routes?vrouter=7", "vrouter: no virtual router '7'"),
-            ("routes?kind=advertised&peer=192.0.2.9", "peer: no peer '192.0.2.9'"),
+            ("routes?kind=advertised&peer=192.0.2.9", "peer: no peer '192.0.2.9'; `stentor bgp peers` shows all"),
         ):
             assert (await get(client, f"/v1/bgp/{path}", 400))["error"] == text
         assert "error" in await get(client, "/v1/bgp/why?prefix=nonsense", 400)
