@@ -38,7 +38,7 @@ from stentor.services import maglev
 from stentor.services.claim import ServiceTables
 from stentor.services.frontend import Settings
 from stentor.services.parse import parse_host_ports, parse_node, parse_service, parse_slice
-from stentor.state import Database, Reconciler
+from stentor.state import Database, Reconciler, Table
 from stentor.sys import cgroup
 from stentor.sys.bpf import Map
 from stentor.sys.namespace import network_cookie
@@ -63,10 +63,12 @@ def make_tables(database: Database) -> ServiceTables:
 
 
 class ServiceSources(msgspec.Struct, frozen=True):
-    """Watches; `late` ones begin once the others have delivered what there is."""
+    """Watches; `late` ones begin once the others have delivered what there is, and this node is among it: without its Node
+    nothing could be decided, and what is in the kernel would be taken for unwanted."""
 
     early: tuple[Reflector[Any], ...]
     late: tuple[Reflector[Any], ...]
+    nodes: Table[str, tables.LocalNode]
 
     @property
     def all(self) -> tuple[Reflector[Any], ...]:
@@ -81,6 +83,14 @@ class ServiceSources(msgspec.Struct, frozen=True):
     async def _run_late(self, source: Reflector[Any]) -> None:
         for each in self.early:
             await each.synced.wait()
+        changed = asyncio.Event()
+        tracker = self.nodes.track(wake=changed.set)
+        try:
+            while not len(self.nodes):
+                await changed.wait()
+                changed.clear()
+        finally:
+            tracker.close()
         await source.run()
 
 
@@ -136,6 +146,7 @@ def sources(database: Database, own: ServiceTables, client: Client, values: Valu
         own.nodes,
         row_of=parse_node,
         key_of=lambda key: key.name,
+        keep=lambda _: True,  # the machine is still here, and so are its clients
         field_selector=f"metadata.name={node_name}",
     )
     services = table_source(
@@ -155,7 +166,7 @@ def sources(database: Database, own: ServiceTables, client: Client, values: Valu
         key_of=lambda key: key,
         field_selector=f"spec.nodeName={node_name}",
     )
-    return ServiceSources((slices, node), (services, pods))
+    return ServiceSources((slices, node), (services, pods), own.nodes)
 
 
 def settings(values: Values, families: tuple[int, ...]) -> Settings:
