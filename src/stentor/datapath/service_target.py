@@ -43,7 +43,7 @@ class Written(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def ranges(self) -> set[bytes]:
-        return {_range_key(self.id, each) for each in self.entry.source_ranges}
+        return {_range_key(self.id, each) for each in self.entry.source_ranges} if self.entry.source_ranges else set()
 
 
 class MaglevUse(msgspec.Struct, frozen=True):
@@ -170,16 +170,16 @@ class ServiceTarget:
                 rows[_raw_key(entry.key)] = self._row(entry, internal, external)
         failed |= self._write_ranges(rows)
         failed |= self._write_services({raw: row for raw, row in rows.items() if row.entry.key not in failed})
-        used: list[BackendSet] = []
+        unused: list[BackendSet] = []
         for row in rows.values():
             if row.entry.key in failed:
                 self._withdraw_ranges(row)
             else:
-                self._replace(row, used)
+                self._replace(row, unused)
         for entry in entries:
             if entry.key in failed:
-                self._release(entry, *acquired[entry.key], used)
-        await self._clear(used)
+                self._release(entry, *acquired[entry.key], unused)
+        await self._clear(unused)
         return failed
 
     def _acquire_internal(self, entry: LBEntry, new: list[BackendSet]) -> BackendSet:
@@ -261,28 +261,31 @@ class ServiceTarget:
         old = self._written.get(row.entry.key)
         self._maps["lb_sources"].delete_batch(row.ranges - (old.ranges if old else set()))
 
-    def _replace(self, row: Written, used: list[BackendSet]) -> None:
+    def _replace(self, row: Written, unused: list[BackendSet]) -> None:
         """The kernel has the new row: let go of what only the old one named."""
         old = self._written.get(row.entry.key)
         self._written[row.entry.key] = row
         if old is not None:
-            self._maps["lb_sources"].delete_batch(old.ranges - row.ranges)
+            if old.entry.source_ranges:
+                self._maps["lb_sources"].delete_batch(old.ranges - row.ranges)
             self._note_lost(old.entry, row.entry.internal)
-            self._release(old.entry, old.internal, old.external, used)
+            self._release(old.entry, old.internal, old.external, unused)
 
     async def _remove(self, keys: Sequence[FrontendKey]) -> dict[FrontendKey, Exception]:
         raw = {_raw_key(key): key for key in keys}
         failed: dict[FrontendKey, Exception] = {
             raw[each]: error for each, error in self._maps["lb_services"].delete_batch(raw).items()
         }
-        used: list[BackendSet] = []
+        unused: list[BackendSet] = []
+        ranges: set[bytes] = set()
         for key in keys:
             old = self._written.pop(key, None) if key not in failed else None
             if old is not None:
-                self._maps["lb_sources"].delete_batch(old.ranges)
+                ranges |= old.ranges
                 self._note_lost(old.entry, ())
-                self._release(old.entry, old.internal, old.external, used)
-        await self._clear(used)
+                self._release(old.entry, old.internal, old.external, unused)
+        self._maps["lb_sources"].delete_batch(ranges)
+        await self._clear(unused)
         return failed
 
     def _note_lost(self, old: LBEntry, left: Backends) -> None:
@@ -294,22 +297,23 @@ class ServiceTarget:
         if gone:
             self._has_lost.set()
 
-    def _release(self, entry: LBEntry, internal: BackendSet, external: BackendSet, used: list[BackendSet]) -> None:
+    def _release(self, entry: LBEntry, internal: BackendSet, external: BackendSet, unused: list[BackendSet]) -> None:
         for each, maglev in ((internal, False), (external, _wants_table(entry))):
             if each.id:
                 self._sets.release(each, maglev=maglev)
-                used.append(each)
+                if not each.users or (maglev and not each.maglev_users):
+                    unused.append(each)
 
-    async def _clear(self, used: Iterable[BackendSet]) -> None:
-        """Remove the rows that nobody needs any more, of sets that had one user more before."""
-        gone = {each.id: each for each in used if not each.users}
+    async def _clear(self, unused: Iterable[BackendSet]) -> None:
+        """Remove the rows of sets, or the look-up tables of those, that have lost their last user."""
+        gone = {each.id: each for each in unused if not each.users}
         if gone:
             slots = [key for each in gone.values() for key in each.slot_keys()]
             self._maps["lb_slots"].delete_batch(slots)
             await _turn(slots)
             self._maps["lb_members"].delete_batch([key for each in gone.values() for key in each.member_rows()])
             await _turn(slots)
-        for each in used:
+        for each in unused:
             if not each.maglev_users:
                 self._drop_table(each)
                 self._refused.discard(each.id)
@@ -411,7 +415,7 @@ async def _turn(rows: Sized) -> None:
 
 
 def _wants_table(entry: LBEntry) -> bool:
-    return bool(entry.flags.value & _MAGLEV)
+    return bool(entry.external and entry.flags.value & _MAGLEV)
 
 
 def _raw_key(key: FrontendKey) -> bytes:
