@@ -15,7 +15,7 @@ struct flow {
 	__u8 proto;
 	__u8 tcp_flags;
 	__u8 icmp_type;
-	__u8 opens;           /* TCP SYN without ACK */
+	__u8 opens;           /* TCP SYN without ACK; an echo request whose id of 0 does not tell the sides apart */
 	__u8 related;         /* an ICMP error: it speaks of another packet */
 	__u8 fragment;        /* enum fragment_place: later ones have no L4 header */
 	__u32 src_id, dst_id;
@@ -172,6 +172,7 @@ static __always_inline int parse_icmp4(const struct icmp_start *icmp, struct flo
 	switch (icmp->type) {
 	case ICMP_ECHO:
 		f->sport = icmp->id;
+		f->opens = !icmp->id;
 		return OK;
 	case ICMP_ECHOREPLY:
 		f->dport = icmp->id;
@@ -191,6 +192,7 @@ static __always_inline int parse_icmp6(const struct icmp_start *icmp, struct flo
 	switch (icmp->type) {
 	case ICMP6_ECHO_REQUEST:
 		f->sport = icmp->id;
+		f->opens = !icmp->id;
 		return OK;
 	case ICMP6_ECHO_REPLY:
 		f->dport = icmp->id;

@@ -87,7 +87,7 @@ def make_packet(r: Random, *, is_quoted: bool = False) -> Packet:
         p = replace(p, options=r.choice((0, 1, 2, 4, 5)), inner_options=r.choice((0, 1, 3)))
     kind = r.random()
     if kind < 0.15:
-        return replace(p, proto=icmp, sport=r.randint(1, 2), type=r.choice(ECHO[family]))
+        return replace(p, proto=icmp, sport=r.randint(0, 2), type=r.choice(ECHO[family]))
     if kind < 0.18 and not is_quoted:
         return replace(p, proto=icmp, type=r.choice(STRANGE[family]))
     ports = r.choice((40000, 40001, 80)), r.choice(PORTS)

@@ -252,7 +252,9 @@ class Model:
         proto, sender, receiver = flow
         key = proto, frozenset((sender, receiver))
         connection = self._find_connection(key, devices)
-        opens = proto == TCP and p.fragment != "later" and p.flags & (SYN | ACK) == SYN
+        opens = p.fragment != "later" and (
+            p.flags & (SYN | ACK) == SYN if proto == TCP else p.type == ECHO[p.family][0] and not p.sport
+        )
         if connection and not opens and connection.client != sender:
             return connection.via_overlay
         try:
