@@ -79,6 +79,7 @@ struct fragment_header { __u8 next, reserved; __be16 place; __be32 id; };
 #define IPV4_OFFSET 0x1fff
 #define IPV6_MORE 0x0001
 #define IPV6_OFFSET 0xfff8
+#define TCP_JUDGED_BY 16 /* RFC 1858: a first fragment holds all up to the flags, else they come with the next one */
 
 enum { ICMP_ECHOREPLY = 0, ICMP_DEST_UNREACH = 3, ICMP_ECHO = 8, ICMP_TIME_EXCEEDED = 11, ICMP_PARAMETERPROB = 12 };
 enum {
@@ -108,12 +109,15 @@ static __always_inline int parse_ipv4(const struct __sk_buff *skb, __u32 off, st
 	if (unlikely(place & (IPV4_MORE | IPV4_OFFSET))) {
 		f->fragment = place & IPV4_OFFSET ? LATER_FRAGMENT : FIRST_FRAGMENT;
 		*id = ip->id;
+		if (f->fragment == FIRST_FRAGMENT && f->proto == IPPROTO_TCP && bpf_ntohs(ip->tot_len) < ip->ihl * 4 + TCP_JUDGED_BY)
+			return DROP_INVALID;
 	}
 	return OK;
 }
 
-static __always_inline int parse_ipv6(const struct __sk_buff *skb, __u32 off, struct flow *f, __be32 *id)
+static __always_inline int parse_ipv6(const struct __sk_buff *skb, __u32 start, struct flow *f, __be32 *id)
 {
+	__u32 off = start;
 	struct ipv6hdr *ip = header_at(skb, off, sizeof(*ip));
 	struct { __u8 next, len; } *ext;
 
@@ -145,6 +149,9 @@ static __always_inline int parse_ipv6(const struct __sk_buff *skb, __u32 off, st
 		}
 		if (likely(f->proto != IPPROTO_HOPOPTS && f->proto != IPPROTO_ROUTING && f->proto != IPPROTO_DSTOPTS)) {
 			f->l4 = off;
+			if (unlikely(f->fragment) && f->proto == IPPROTO_TCP &&
+			    bpf_ntohs(ip->payload_len) < off - start - sizeof(*ip) + TCP_JUDGED_BY)
+				return DROP_INVALID;
 			return OK;
 		}
 		ext = header_at(skb, off, sizeof(*ext));

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,3 +54,21 @@ def test_any_frame_gets_a_verdict(bench: Bench, program: str, data: bytes) -> No
     assert len(events) == (trial.verdict == TC_SHOT)
     if trial.verdict != TC_REDIRECT:
         assert trial.data == data
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_first_fragment_holds_what_is_judged_by(bench: Bench, family: int) -> None:
+    """RFC 1858: where its IP header ends it before the flags, the receiver takes them from the next fragment."""
+    model = Model(rules=[Rule(1, 0, 0, 0, False)], peers={(1, INGRESS, 0): 1}, nodes={"192.0.2.2"})
+    model.endpoints = {POD[family]: Endpoint(1, HERE, 300, 1)}
+    model.known = [Known(FAR[family], 301, "192.0.2.2")]
+    bench.fill(model)
+    asked = Packet(FAR[family], POD[family], flags=SYN)
+    assert bench.run("from_overlay", frame(asked), tunnel_key(301, "192.0.2.2")).verdict == TC_REDIRECT
+    whole = frame(replace(asked.turned(), fragment="first"))
+    assert bench.run("from_container", whole).verdict == TC_REDIRECT
+    at, headers = (16, 20) if family == 4 else (18, 8)
+    for length, verdict in ((16, TC_REDIRECT), (8, TC_SHOT)):
+        cut = whole[:at] + (headers + length).to_bytes(2, "big") + whole[at + 2 :]
+        assert bench.run("from_container", cut).verdict == verdict
+    assert [event.reason for event in bench.events()] == [134]
