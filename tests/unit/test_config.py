@@ -88,5 +88,8 @@ def test_a_file_that_is_no_mapping_is_named(tmp_path: Path) -> None:
     file.write_text("- a\n")
     with pytest.raises(ConfigError, match=r"values\.yaml: values are a mapping"):
         load([file])
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load([file])
     with pytest.raises(ConfigError, match="No such file"):
         load([tmp_path / "none.yaml"])

@@ -251,6 +251,8 @@ def load(path: str) -> Config:
         text = FilePath(path).read_text()
     except OSError as error:
         raise ConfigError("", f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("", "not UTF-8 text") from error
     return parse(text)
 
 

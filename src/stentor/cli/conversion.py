@@ -75,7 +75,7 @@ def _objects(file: str) -> Iterator[dict[str, Any]]:
         documents = list(yaml.load_all(text, Loader=yaml.CSafeLoader))
     except OSError as e:
         raise click.ClickException(f"{file}: {e.strerror}") from e
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise click.ClickException(f"{file}: not YAML: {e}") from e
     yield from _members(documents, file)
 

@@ -135,6 +135,9 @@ class _Resolver:
                 tree = config.merge(tree, config.parse_setting(setting))
             except config.ConfigError as e:
                 self.problems.add("", str(e))
+        for key in ("name", "id"):
+            if _has(tree, f"cluster.{key}"):
+                self.problems.add(f"--set cluster.{key}", f"comes from spec.clusters[].{key} of the topology")
         return tree
 
     def _cluster_values(self, cluster: t.Cluster) -> dict[str, Any]:

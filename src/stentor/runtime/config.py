@@ -233,6 +233,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError("", f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("", f"{path}: not UTF-8 text") from error
     except yaml.YAMLError as error:
         raise ConfigError("", f"{path}: {error}") from error
     if loaded is None:

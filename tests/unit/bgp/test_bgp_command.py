@@ -40,6 +40,13 @@ def test_check_finds_what_running_would(
     assert told in capsys.readouterr().err
 
 
+def test_what_is_no_text_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(b"\xff\xfe")
+    assert main([str(file), "--check"]) == 1
+    assert capsys.readouterr().err == f"stentor bgp: {file}: not UTF-8 text\n"
+
+
 async def test_a_taken_port_names_its_field_and_is_tried_again() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -229,6 +229,8 @@ def test_all_problems_are_told_at_once() -> None:
 def test_wrong_setting_is_refused() -> None:
     assert problems("a", clusters=[cluster("c")]) == [("", "--set 'a' is not of the form a.b=c")]
     assert problems("bpf.x=1", clusters=[cluster("c")])[0][0] == "--set bpf.x"
+    comes = ("--set cluster.id", "comes from spec.clusters[].id of the topology")
+    assert problems("cluster.id=7", clusters=[cluster("c")]) == [comes]
 
 
 def test_name_option_wins_and_is_checked() -> None:
