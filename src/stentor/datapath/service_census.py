@@ -43,8 +43,9 @@ class Census:
         self.unknown: dict[str, defaultdict[int, Rows]] = {name: defaultdict(dict) for name in SET_MAPS}
 
     @property
-    def highest_set(self) -> int:
-        return max([0, *self.digests, *self.tables])
+    def sets(self) -> set[int]:
+        """Numbers of all sets that have rows."""
+        return self.digests.keys() | self.tables.keys()
 
 
 async def take(maps: Mapping[str, Map], known: Container[int]) -> Census:

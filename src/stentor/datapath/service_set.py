@@ -19,6 +19,8 @@ from stentor.tables.service import Backend, Backends
 MAGLEV_PART: Final = 64
 """Buckets in one row of `lb_maglev`, as in bpf/lib/limits.h."""
 
+_NEVER_REACHED: Final = 1 << 31
+
 LookupTable = Callable[[Backends], "array[int]"]
 """Makes a look-up table: positions of backends by bucket."""
 
@@ -27,6 +29,12 @@ def choosable(backends: Backends) -> int:
     """How many, from the first on, may get new connections: the active ones, or all when none is."""
     active = sum(1 for each in backends if not each.is_terminating)
     return active or len(backends)
+
+
+def beyond(number: int, following: int) -> int:
+    """The number to go on with after one that is in use. Nobody counts as far as the upper half: what is there is no work of
+    ours, will never be met, and must not use the numbers up."""
+    return max(following, number + 1) if number < _NEVER_REACHED else following
 
 
 def digest(rows: Iterable[tuple[bytes, bytes]]) -> int:
@@ -100,7 +108,7 @@ class BackendSets:
 
     def skip(self, number: int) -> None:
         """Make no set of this number or a lower one: the kernel has rows of it."""
-        self._next = max(self._next, number + 1)
+        self._next = beyond(number, self._next)
 
     def acquire(self, backends: Backends, *, maglev: bool) -> tuple[BackendSet, bool]:
         """The set of these backends with one more user, and whether it is new: its rows have to be written."""

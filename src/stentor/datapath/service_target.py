@@ -16,7 +16,7 @@ import msgspec
 from stentor.datapath.errors import MapFull
 from stentor.datapath.maps import LB_KEY, LB_SERVICE, LB_SOURCE_KEY, NUMBER
 from stentor.datapath.service_census import SET_MAPS, Census, take
-from stentor.datapath.service_set import MAGLEV_PART, BackendSet, BackendSets, LookupTable, digest, read_sets
+from stentor.datapath.service_set import MAGLEV_PART, BackendSet, BackendSets, LookupTable, beyond, digest, read_sets
 from stentor.datapath.service_socket import End
 from stentor.net.address import Prefix
 from stentor.sys.bpf import Map
@@ -331,12 +331,15 @@ class ServiceTarget:
 
     def _skip_numbers(self, census: Census) -> None:
         """No number that any row has is given anew."""
-        self._sets.skip(census.highest_set)
-        self._next_id = max([self._next_id - 1, *census.sources]) + 1
+        for number in census.sets:
+            self._sets.skip(number)
+        for number in census.sources:
+            self._next_id = beyond(number, self._next_id)
         for value in census.services.values():
             number, _, internal, _, external, _, _ = LB_SERVICE.unpack(value)
-            self._next_id = max(self._next_id, number + 1)
-            self._sets.skip(max(internal, external))
+            self._next_id = beyond(number, self._next_id)
+            self._sets.skip(internal)
+            self._sets.skip(external)
 
     def _check_sets(self, census: Census) -> None:
         for each in self._sets:

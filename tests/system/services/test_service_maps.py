@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from balancing.balancer import SEED, Balancer
 from balancing.kernel import Reading, expected
-from stentor.datapath.maps import LB_KEY
+from stentor.datapath.maps import LB_KEY, LB_SERVICE, LB_SOURCE_KEY, NUMBER
 from stentor.datapath.service_target import ServiceTarget
 from stentor.net.address import Addr, Prefix
 from stentor.services import maglev
@@ -240,6 +240,22 @@ async def test_what_somebody_else_does_to_the_maps_is_put_right(seed: int) -> No
         node.restart(rng.choice(SIZES))
     for _ in range(3):
         await node.compare()
+    node.check()
+
+
+async def test_a_row_of_the_highest_numbers_does_not_use_them_up() -> None:
+    node = Node()
+    most = 0xFFFFFFFF
+    alien = LB_KEY.pack(Addr.parse("10.96.9.9"), 80, Protocol.TCP)
+    node.maps["lb_services"][alien] = LB_SERVICE.pack(most, 0, most, 1, most, 1, 0)
+    node.maps["lb_sources"][LB_SOURCE_KEY.pack(64, most, Addr(0))] = NUMBER.pack(1)
+    both = (Backend(Addr.parse("10.0.0.1"), 80), Backend(Addr.parse("10.0.0.2"), 80))
+    key = FrontendKey(Addr.parse("10.96.0.1"), 80, Protocol.TCP)
+    await node.step(
+        LBEntry(key=key, internal=both, external=both, flags=EntryFlag.EXTERNAL, source_ranges=LIKE_RANGES[:1])
+    )
+    await node.compare()
+    assert node.reconciler.failing == {}
     node.check()
 
 
