@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from leaf_spine import Fabric
-from stage import Failed, Stage, section
+from stage import Failed, Stage, section, tell
 
 NAME = f"demo-{os.getpid()}"
 CLUSTERS = ("cluster-a", "cluster-b")
@@ -161,7 +162,8 @@ def main() -> int:
     try:
         fabric = Fabric(Stage(f"{NAME}-bgp", proved))
         with section("Two clusters of two nodes, a router, a server outside; a rack with BGP at the same time"):
-            demo.show("stentor", "lab", "up", "examples/demo/topology.yaml", "--name", NAME)
+            up = ("stentor", "lab", "up", "examples/demo/topology.yaml", "--name", NAME)
+            tell(up, demo.run(*up, *demo.leash))
         demo.use_lab()
         two_clusters(demo)
         leaving = demo.soon(demo.down)
@@ -169,7 +171,10 @@ def main() -> int:
     except (Failed, subprocess.TimeoutExpired) as error:
         proved.append((False, str(error)))
         print(f"\nFAIL  {error}")
+    except KeyboardInterrupt:
+        proved.append((False, "interrupted"))
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # also for what takes the labs down: that takes a second or two
         if fabric is not None:
             fabric.close()
         if leaving is not None:

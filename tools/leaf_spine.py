@@ -29,7 +29,7 @@ class Fabric:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self._up_command = ("stentor", "lab", "up", f"{FOLDER}/topology.yaml", "--name", stage.lab)
-        self._up = stage.start(*self._up_command)
+        self._up = stage.start(*self._up_command, *stage.leash)
         self._arrived = stage.soon(self._arrive)
 
     def play(self) -> None:

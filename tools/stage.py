@@ -34,9 +34,17 @@ class Stage:
         self.proved = proved
         self.env = dict(os.environ, PATH=f"{BIN}:{os.environ['PATH']}")
         self._threads = ThreadPoolExecutor(8)  # they mostly wait for commands
+        self._leash, self._held = os.pipe()
+
+    @property
+    def leash(self) -> tuple[str, str]:
+        """Options of `lab up`: the lab goes with this process, however that ends."""
+        return ("--die-with-fd", str(self._leash))
 
     def run(self, *command: str, timeout_s: float = 60) -> str:
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT)
+        done = subprocess.run(
+            command, env=self.env, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT, pass_fds=(self._leash,)
+        )
         if done.returncode:
             raise Failed(f"{' '.join(command)}\n{done.stdout}{done.stderr}".rstrip())
         return done.stdout
@@ -49,7 +57,16 @@ class Stage:
         """A command that goes on, with a file as its input: machines of a lab need not see where it lies."""
         pipe = subprocess.PIPE
         with (ROOT / script).open() as file:
-            return subprocess.Popen(command, env=self.env, stdin=file, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
+            return subprocess.Popen(
+                command,
+                env=self.env,
+                stdin=file,
+                stdout=pipe,
+                stderr=pipe,
+                text=True,
+                cwd=ROOT,
+                pass_fds=(self._leash,),
+            )
 
     def use_lab(self) -> None:
         """kubectl and stentor mean the lab's clusters from now on."""
