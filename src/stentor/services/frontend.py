@@ -134,7 +134,7 @@ def _port_backends(service: Service, found: Sequence[Candidate], node: LocalNode
 def _entry(
     service: Service, kind: ServiceType, key: FrontendKey, backends: PortBackends, settings: Settings
 ) -> LBEntry:
-    external = kind.is_external or settings.external_cluster_ip
+    external = _is_external(kind, settings)
     is_guarded = _is_guarded(service, kind, settings)
     family = key.addr.family
     algorithm = (service.algorithm if settings.allow_algorithm_annotation else None) or settings.algorithm
@@ -159,9 +159,14 @@ def _entry(
     )
 
 
+def _is_external(kind: ServiceType, settings: Settings) -> bool:
+    """Whether clients outside reach it."""
+    return kind.is_external or settings.external_cluster_ip
+
+
 def _is_guarded(service: Service, kind: ServiceType, settings: Settings) -> bool:
-    """Source ranges guard the load balancer's addresses only, unless `bpf.lbSourceRangeAllTypes`; those of both families,
-    also when only one of them has ranges: nobody of the other is listed.
+    """Source ranges guard the load balancer's addresses only, or with `bpf.lbSourceRangeAllTypes` all that the outside
+    reaches; those of both families, also when only one of them has ranges: nobody of the other is listed.
     """
-    is_of_kind = kind is ServiceType.LOAD_BALANCER or (settings.source_range_all_types and kind.is_external)
+    is_of_kind = kind is ServiceType.LOAD_BALANCER or (settings.source_range_all_types and _is_external(kind, settings))
     return is_of_kind and service.type == "LoadBalancer" and bool(service.source_ranges)

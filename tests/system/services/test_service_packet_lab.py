@@ -25,7 +25,7 @@ from labs.lab import Lab, LabFactory, eventually, remove
 VALUES = {
     "socketLB": {"hostNamespaceOnly": True},
     "loadBalancer": {"algorithm": "maglev", "acceleration": "native"},
-    "bpf": {"lbExternalClusterIP": True},
+    "bpf": {"lbExternalClusterIP": True, "lbSourceRangeAllTypes": True},
 }
 
 
@@ -36,7 +36,8 @@ def lab(lab_maker: LabFactory) -> Iterator[Lab]:
     made = lab_maker(topology)
     try:
         itself = service("itself", app="client", internalTrafficPolicy="Local", ports=[{"port": SELF_PORT}])
-        apply(made, [*OBJECTS, itself])
+        ranged = service("ranged", type="LoadBalancer", loadBalancerSourceRanges=["10.99.0.0/16"])
+        apply(made, [*OBJECTS, itself, ranged])
         eventually(lambda: all(fetch(made, "client-1", ip) <= WEB for ip in cluster_ips(made, "cluster")))
         yield made
     finally:
@@ -54,6 +55,12 @@ def test_cluster_addresses(lab: Lab, where: str) -> None:
 def test_node_ports(lab: Lab, where: str) -> None:
     for ip in ("172.18.0.11", "fd00:18::12"):
         assert fetch(lab, where, ip, 30080, times=24) == WEB
+
+
+def test_source_ranges_guard_cluster_addresses_that_the_outside_may_use(lab: Lab) -> None:
+    v4 = cluster_ips(lab, "ranged")[0]
+    eventually(lambda: fetch(lab, "client-2", v4) <= WEB)
+    assert fetch(lab, "outside", v4) == {""}
 
 
 def test_a_pod_reaches_itself_through_its_service(lab: Lab) -> None:

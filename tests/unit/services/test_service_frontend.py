@@ -169,6 +169,9 @@ def test_source_ranges_guard_the_load_balancer_of_their_family_only() -> None:
     everywhere = claims(of, settings=Settings(source_range_all_types=True))
     assert everywhere["NodePort [::]:30080/TCP"].entry.source_ranges == (Prefix.parse("fd00::/8"),)
     assert everywhere["ClusterIP 10.96.0.7:80/TCP"].entry.source_ranges == ()
+    outside = claims(of, settings=Settings(source_range_all_types=True, external_cluster_ip=True))
+    assert outside["ClusterIP 10.96.0.7:80/TCP"].entry.source_ranges == (Prefix.parse("10.0.0.0/8"),)
+    assert outside["ClusterIP 10.96.0.7:80/TCP"].entry.flags & EntryFlag.SOURCE_RANGES_DENY
 
 
 def test_source_ranges_of_one_family_admit_nobody_of_the_other() -> None:
