@@ -135,6 +135,8 @@ def _entry(
     service: Service, kind: ServiceType, key: FrontendKey, backends: PortBackends, settings: Settings
 ) -> LBEntry:
     external = _is_external(kind, settings)
+    # The external policy is about node ports, external addresses and load balancers' only.
+    outside = backends.external if kind.is_external else backends.internal
     is_guarded = _is_guarded(service, kind, settings)
     family = key.addr.family
     algorithm = (service.algorithm if settings.allow_algorithm_annotation else None) or settings.algorithm
@@ -152,7 +154,7 @@ def _entry(
     return LBEntry(
         key=key,
         internal=backends.internal,
-        external=backends.external if external else (),
+        external=outside if external else (),
         flags=flags,
         affinity_s=service.affinity_s,
         source_ranges=tuple(sorted(each for each in service.source_ranges if is_guarded and each.family == family)),

@@ -57,6 +57,10 @@ def test_node_ports(lab: Lab, where: str) -> None:
         assert fetch(lab, where, ip, 30080, times=24) == WEB
 
 
+def test_the_external_policy_is_not_about_cluster_addresses(lab: Lab) -> None:
+    assert fetch(lab, "outside", cluster_ips(lab, "balancer")[0], times=24) == WEB
+
+
 def test_source_ranges_guard_cluster_addresses_that_the_outside_may_use(lab: Lab) -> None:
     v4 = cluster_ips(lab, "ranged")[0]
     eventually(lambda: fetch(lab, "client-2", v4) <= WEB)

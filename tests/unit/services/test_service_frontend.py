@@ -207,6 +207,16 @@ def test_a_cluster_address_for_outside_when_configured() -> None:
     assert entry.external == entry.internal
 
 
+@pytest.mark.parametrize(("internal", "external"), [(False, True), (True, False)])
+def test_a_cluster_address_follows_the_internal_policy_for_the_outside_too(internal: bool, external: bool) -> None:
+    """`externalTrafficPolicy` is about node ports, external addresses and load balancers' only."""
+    of = service(internal_local=internal, external_local=external)
+    found = claims(of, ZONES, Settings(external_cluster_ip=True))
+    entry = found["ClusterIP 10.96.0.7:80/TCP"].entry
+    assert entry.external == entry.internal
+    assert entry.internal != found["NodePort 0.0.0.0:30080/TCP"].entry.external
+
+
 def test_one_family_only() -> None:
     assert sorted(claims(service(), settings=Settings(families=(4,)))) == [
         "ClusterIP 10.96.0.7:80/TCP",
