@@ -29,6 +29,7 @@ _MAGLEV: Final = EntryFlag.MAGLEV.value  # flags as plain numbers: operations of
 _NOBODY: Final = BackendSet(0, ())
 _PROTOCOLS: Final = frozenset(Protocol)
 _UNWANTED: Final = -1  # a time that no session affinity has
+_GRACE_S: Final = 0.001  # programs that have read a service's old row have ended by then
 _SERVICE_BITS: Final = 32  # of an lb_source_key, in front of the address
 
 
@@ -308,6 +309,7 @@ class ServiceTarget:
         """Remove the rows of sets, or the look-up tables of those, that have lost their last user."""
         gone = {each.id: each for each in unused if not each.users}
         if gone:
+            await asyncio.sleep(_GRACE_S)
             slots = [key for each in gone.values() for key in each.slot_keys()]
             self._maps["lb_slots"].delete_batch(slots)
             await _turn(slots)
