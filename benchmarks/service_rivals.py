@@ -299,7 +299,8 @@ class Ruled(Routed):
 
     def _run(self, node: Host, command: Sequence[str], text: str) -> float:
         began = time.perf_counter()
-        node.run(*command, input=text)
+        with node.inside():  # for as long as it takes
+            subprocess.run(command, input=text, text=True, stdout=subprocess.DEVNULL, check=True)
         return (time.perf_counter() - began) * 1e3
 
     def clear(self, numbers: Sequence[int]) -> None:
