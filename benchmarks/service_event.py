@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from lab import shape
 from measure import save, summarise
 
 from stentor.api.core import ENDPOINT_SLICES, SERVICES, EndpointSlice, Service
@@ -31,22 +32,6 @@ from stentor.sys.bpf import Map
 from stentor.tables.service import Protocol
 
 STENTOR = Path(sys.executable).parent / "stentor"
-TOPOLOGY = {
-    "apiVersion": "lab.stentor.io/v1",
-    "kind": "Topology",
-    "metadata": {"name": "default"},
-    "spec": {
-        "networks": [{"name": "lan", "cidrs": ["172.18.0.0/24", "fd00:18::/64"]}],
-        "clusters": [
-            {
-                "name": "default",
-                "nodes": [
-                    {"name": "node-1", "networks": [{"name": "lan", "addresses": ["172.18.0.11", "fd00:18::11"]}]}
-                ],
-            }
-        ],
-    },
-}
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 _PARALLEL = 32
 
@@ -85,8 +70,8 @@ class Bench:
         subprocess.run([STENTOR, "lab", *arguments], env=self.environment, check=True, stdout=subprocess.DEVNULL)
 
     def map(self) -> Map:
-        """node-1's services, by the pin."""
-        group = Place("default", self.home).cgroup / "machines/node-1/components/runner/cgroup.procs"
+        """The only node's services, by the pin."""
+        group = Place("bench", self.home).cgroup / "machines/c1-1/components/runner/cgroup.procs"
         return Map.open(Path(f"/proc/{group.read_text().split()[0]}/root/sys/fs/bpf/stentor/maps/lb_services"))
 
 
@@ -144,7 +129,7 @@ async def measure(client: Client, rows: Map, keys: list[bytes], changes: int) ->
 
 async def run(bench: Bench, count: int, changes: int) -> Latencies:
     rows = bench.map()
-    async with Client(load(bench.home / "default" / "kubeconfig")) as client:
+    async with Client(load(bench.home / "bench" / "kubeconfig")) as client:
         keys = await create(client, count)
         while any(rows.get(key) is None for key in keys):
             await asyncio.sleep(0.01)
@@ -156,7 +141,7 @@ def main(count: int = 1_000, changes: int = 300) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-service-") as home:
         bench = Bench(Path(home))
         topology = Path(home) / "topology.yaml"
-        topology.write_bytes(msgspec.json.encode(TOPOLOGY))
+        topology.write_bytes(msgspec.json.encode(shape(1, 1)))
         try:
             bench.lab("up", str(topology))
             found = asyncio.run(run(bench, count, changes))
