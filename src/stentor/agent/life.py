@@ -217,16 +217,9 @@ class Agent:
         if self.node.has_all(prefixes):
             return prefixes
         self.obstacle = "no pod CIDR has been allocated to this node yet"
-        changed = asyncio.Event()
-        tracker = self.tables.nodes.track(wake=changed.set)
-        try:
-            await self.node.announce((), own_cidrs=self.values.ipam.mode == "kubernetes")
-            while not self.node.has_all(prefixes := self.node.learn_prefixes(self.tables.nodes)):
-                await changed.wait()
-                changed.clear()
-        finally:
-            tracker.close()
-        return prefixes
+        await self.node.announce((), own_cidrs=self.values.ipam.mode == "kubernetes")
+        await self.tables.nodes.until(lambda: self.node.has_all(self.node.learn_prefixes(self.tables.nodes)))
+        return self.node.learn_prefixes(self.tables.nodes)
 
     async def _set_up_addresses(self, prefixes: tuple[Prefix, ...]) -> None:
         """Router addresses: the predecessor's when they fit, else the first of each prefix."""

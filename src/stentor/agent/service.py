@@ -83,14 +83,7 @@ class ServiceSources(msgspec.Struct, frozen=True):
     async def _run_late(self, source: Reflector[Any]) -> None:
         for each in self.early:
             await each.synced.wait()
-        changed = asyncio.Event()
-        tracker = self.nodes.track(wake=changed.set)
-        try:
-            while not len(self.nodes):
-                await changed.wait()
-                changed.clear()
-        finally:
-            tracker.close()
+        await self.nodes.until(lambda: len(self.nodes) > 0)
         await source.run()
 
 

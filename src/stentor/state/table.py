@@ -6,6 +6,7 @@ reports the row before the first change and the row now, and nothing when these 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -142,6 +143,17 @@ class Table(Generic[K, R]):
                 tracker.note(key, None)
         self._trackers.append(tracker)
         return tracker
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Returns once `holds()` is true, which is asked now and after each commit that touches this table."""
+        changed = asyncio.Event()
+        tracker = self.track(replay=False, wake=changed.set)
+        try:
+            while not holds():
+                await changed.wait()
+                changed.clear()
+        finally:
+            tracker.close()
 
     def untrack(self, tracker: Tracker[K, R]) -> None:
         self._trackers.remove(tracker)
